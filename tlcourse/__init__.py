@@ -1,0 +1,8 @@
+"A Jupyter-first course and package on transfer learning."
+
+
+def __getattr__(name):
+    if name == '__version__':
+        from importlib.metadata import version
+        return version('tlcourse')
+    raise AttributeError(f"module 'tlcourse' has no attribute {name!r}")
