@@ -1,0 +1,370 @@
+"Backbones: that the weights are the real ones in the right places, that groups are what they claim, and that every mistake is one line."
+import json, os, pickle, re, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from tlcourse import assets, backbones as B
+
+lite = ['efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2']
+
+
+def weights(name):
+    try: return assets.fetch(name, progress=False)/'weights.pth'
+    except assets.AssetError as e: pytest.skip(str(e))
+
+def fails(f, *words):
+    "`f` raises a BackboneError of one line with these words."
+    with pytest.raises(B.BackboneError) as e: f()
+    text = str(e.value)
+    assert '\n' not in text and len(text) < 500 and e.value.__suppress_context__ | (e.value.__context__ is None)
+    for w in words: assert w in text, text
+
+def wave(px): return torch.sin(torch.arange(3*px*px)*.01).view(1, 3, px, px)
+
+
+# The weights -----------------------------------------------------------------------------------------------------
+
+def timm_name(key, stages):
+    "The name of a tensor of the file in timm, from what the two implementations call their layers: an oracle for pairing in order."
+    m = re.match(r'_blocks\.(\d+)\._(\w+)\.(.*)', key)
+    if not m: return re.sub('^_', '', key).replace('bn1.', 'bn2.').replace('bn0.', 'bn1.').replace('fc.', 'classifier.')
+    i, layer, rest = int(m[1]), m[2], m[3]
+    stage = next(s for s in range(len(stages)) if i < sum(stages[:s+1]))
+    first = stage == 0  # no expansion: timm counts from the depthwise convolution
+    layer = dict(expand_conv='conv_pw', depthwise_conv='conv_dw', project_conv='conv_pw' if first else 'conv_pwl',
+                 bn0='bn1', bn1='bn1' if first else 'bn2', bn2='bn2' if first else 'bn3')[layer]
+    return f'blocks.{stage}.{i - sum(stages[:stage])}.{layer}.{rest}'
+
+@pytest.mark.parametrize('name', lite)
+def test_order_is_names(name):
+    state, model = B._read(weights(name)), B.load(name, pretrained=False)
+    paired = B._pair(state, model, name)
+    stages = [len(o) for o in model.blocks]
+    assert len(paired) == len(state) == len(model.state_dict())
+    assert all(paired[timm_name(k, stages)] is v for k,v in state.items())
+
+# Logits of the implementation that the weights were made with (ml-illustrated/EfficientNet-Lite-PyTorch dd7132c) for `wave`
+golden = {
+    'efficientnet_lite0': ([-1.4542, -.1551, -.2751, 4.6398, -1.0858], [905, 753, 549]),
+    'efficientnet_lite1': ([-.8632, -.8876, .4648, 3.2112, -1.4110], [92, 733, 128]),
+    'efficientnet_lite2': ([-.7319, -1.1252, .0367, 3.6041, -.5946], [916, 549, 446]),
+}
+
+@pytest.mark.parametrize('name', lite)
+def test_logits_of_the_original_implementation(name):
+    weights(name)
+    m, (some, top) = B.load(name), golden[name]
+    with torch.no_grad(): y = m(wave(B.input_config(m)['input_size'][1]))[0]
+    np.testing.assert_allclose(y[::200], some, atol=2e-3)
+    assert y.topk(3).indices.tolist() == top
+
+@pytest.mark.parametrize('name', lite)
+def test_architecture(name):
+    m = B.load(name, pretrained=False)
+    assert {o.eps for o in m.modules() if isinstance(o, nn.BatchNorm2d)} == {1e-3}
+    acts = {type(o).__name__ for o in m.modules() if re.search('ReLU|SiLU|Swish', type(o).__name__)}
+    assert acts == {'ReLU6'}
+    assert all(o.padding == 'same' or type(o).__name__ == 'Conv2dSame' for o in m.modules() if isinstance(o, nn.Conv2d) and o.stride == (2, 2))
+
+photos = {'chelsea': {'tabby', 'tiger cat', 'Egyptian cat'}, 'coffee': {'espresso', 'cup', 'coffee mug'}, 'rocket': {'missile', 'projectile', 'space shuttle'}}
+
+@pytest.mark.parametrize('name', lite)
+@pytest.mark.parametrize('photo', photos)
+def test_photos(name, photo):
+    data = pytest.importorskip('skimage.data')
+    weights(name)
+    seen = B.classify(B.load(name), Image.fromarray(getattr(data, photo)()), 3)
+    assert set(seen['class']) & photos[photo] and seen['probability'].is_monotonic_decreasing
+
+def test_swapped_neighbors_are_noticed():
+    "Two tensors of one shape swapped pass the shape check, and only these tests see it."
+    state = B._read(weights(lite[0]))
+    a, b = [k for k,v in state.items() if v.shape == state['_blocks.1._bn0.running_var'].shape and 'running_var' in k][:2]
+    bad = {**state, a: state[b], b: state[a]}
+    m = B.load(lite[0], pretrained=False)
+    m.load_state_dict(B._pair(bad, m, lite[0]))
+    with torch.no_grad(): y = m(wave(224))[0]
+    assert np.abs(y[::200].numpy() - golden[lite[0]][0]).max() > .02
+
+def test_misfits():
+    m = B.load(lite[0], pretrained=False)
+    good = m.state_dict()
+    first, *rest = good
+    fails(lambda: B._pair({k: good[k] for k in rest}, m, 'x'), '295 tensors for 296')
+    fails(lambda: B._pair({**good, first: good[first][:1]}, m, 'x'), first)
+    fails(lambda: B._pair({**good, 'more': torch.zeros(1)}, m, 'x'), '297 tensors')
+    fails(lambda: B._pair({}, m, 'x'), '0 tensors')
+
+def test_bundled_file_of_another_network(monkeypatch):
+    other = weights(lite[1]).parent
+    monkeypatch.setattr(assets, 'fetch', lambda name: other)
+    fails(lambda: B.load(lite[0]), '386 tensors for 296', 'tlcourse fetch efficientnet_lite0')
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+class Bomb:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return Path.touch, (self.path,)
+
+def bad_files(d):
+    (d/'empty.pth').touch()
+    (d/'text.pth').write_text('hello', encoding='utf-8')
+    (d/'text.safetensors').write_text('hello', encoding='utf-8')
+    torch.save({'a': Bomb(d/'boom')}, d/'bomb.pth')
+    (d/'bomb.pt').write_bytes(pickle.dumps({'a': Bomb(d/'boom')}, 2))
+    torch.save({'a': 1}, d/'numbers.pth')
+    torch.save({}, d/'nothing.pth')
+    torch.save([torch.zeros(1)], d/'list.pth')
+    torch.save(nn.Linear(2, 2), d/'module.pth')
+    torch.save({'a': torch.zeros(9999)}, d/'cut.pth')
+    (d/'cut.pth').write_bytes((d/'cut.pth').read_bytes()[:2000])
+    return [o for o in sorted(d.iterdir())]
+
+def test_bad_files_are_refused_and_nothing_runs(tmp_path):
+    files = bad_files(tmp_path)
+    for f in files: fails(lambda: B.load('timm:resnet18', weights=f), f.name, 'plain tensors')
+    fails(lambda: B.load('timm:resnet18', weights=tmp_path), 'no such file')
+    fails(lambda: B.load('timm:resnet18', weights=tmp_path/'none.pth'), 'no such file')
+    assert not (tmp_path/'boom').exists()
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'pth'])
+def test_local_file(tmp_path, suffix):
+    from safetensors.torch import save_model
+    m, f = B.load('timm:resnet18', pretrained=False), tmp_path/f'w.{suffix}'
+    save_model(m, str(f)) if suffix == 'safetensors' else torch.save(m.state_dict(), f)
+    again = B.load('timm:resnet18', weights=f, n_out=3)
+    assert again.fc.out_features == 3 and 'state_dict' not in again.pretrained_cfg
+    a, b = m.state_dict(), again.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a if not k.startswith('fc.'))
+    fails(lambda: B.load('timm:resnet34', weights=f), 'do not fit')
+    fails(lambda: B.load('timm:convnext_atto', weights=f), 'do not fit')
+    own = B.load('efficientnet_lite0', pretrained=False)
+    torch.save(own.state_dict(), f.with_suffix('.pth'))
+    assert torch.equal(B.load('efficientnet_lite0', weights=f.with_suffix('.pth')).conv_stem.weight, own.conv_stem.weight)
+
+
+# Input -----------------------------------------------------------------------------------------------------------
+
+def test_input_config():
+    for name,px in zip(lite, (224, 240, 260)):
+        c = B.input_config(name)
+        assert c == B.input_config(B.load(name, pretrained=False)) and c['input_size'] == (3, px, px) and c['interpolation'] == 'bicubic'
+        assert c['crop_pct'] == pytest.approx(px/(px + 32), abs=1e-3)  # the authors crop 32 pixels
+        np.testing.assert_allclose((np.array([0, 127, 255])/255 - c['mean'][0])/c['std'][0], (np.array([0, 127, 255]) - 127)/128)
+    assert B.input_config('timm:resnet34')['mean'] == (.485, .456, .406)
+    fails(lambda: B.input_config(nn.Linear(2, 2)), 'pretrained_cfg')
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK'])
+def test_preprocess_modes(mode):
+    img = Image.effect_noise((300, 200), 64).convert('RGB').convert(mode)
+    x = B.preprocess(lite[0])(img)
+    assert x.shape == (3, 224, 224) and x.dtype == torch.float32 and x.abs().max() <= 1.01
+
+def test_preprocess_is_the_contract_and_pickles():
+    img = Image.fromarray(np.full((224, 224, 3), 255, np.uint8))
+    tfm = pickle.loads(pickle.dumps(B.preprocess(lite[0])))
+    torch.testing.assert_close(tfm(img), torch.ones(3, 224, 224))  # (255 - 127)/128
+
+
+# Loading ---------------------------------------------------------------------------------------------------------
+
+def test_seed_decides():
+    def make(): torch.manual_seed(3); return B.load(lite[0], 5, pretrained=False)
+    a, b = make(), make()
+    assert all(torch.equal(p, q) for p,q in zip(a.parameters(), b.parameters())) and not a.training
+    B.load(lite[0], 5, pretrained=False)
+    assert not torch.equal(a.classifier.weight, B.load(lite[0], 5, pretrained=False).classifier.weight)
+
+def test_random_weights_touch_nothing(home, monkeypatch):
+    monkeypatch.setattr(B, '_hub', lambda *a: 1/0)
+    for n in (*lite, 'timm:resnet18'): assert B.load(n, 2, pretrained=False)(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+    B.available()
+    assert not home.exists()
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason='the layout is not used where there is an Apple GPU')
+def test_channels_last_is_handed_on():
+    m, seen = B.load(lite[0], pretrained=False), []
+    for g in [m.bn1, *m.blocks[:6]]: g.register_forward_hook(lambda _m, _x, y: seen.append(y.is_contiguous(memory_format=torch.channels_last)))
+    m(torch.randn(2, 3, 96, 96))
+    assert seen == [True]*7
+
+@pytest.mark.parametrize('name,words', [
+    ('efficientnet_lit0', ['did you mean efficientnet_lite0?']), ('EfficientNet_Lite1', ['efficientnet_lite1']), ('resnet34', ['timm:resnet34']),
+    ('timm:resnt34', ['did you mean timm:resnet34?']), ('timm:resnet34.nope', ['did you mean timm:resnet34']), ('zzz', ['there are efficientnet_lite0']),
+    ('', ['bundled name']), (None, ['bundled name']), (3, ['3']), ('foo:bar', ["'timm:NAME'"]), ('timm:', ["'timm:NAME'"]), ('hf:', ['hf:REPO']),
+    ('hf:./nowhere', ['no such folder']), ('hf:/no/where/at/all', ['no such folder'])])
+def test_names(name, words): fails(lambda: B.load(name), *words)
+
+@pytest.mark.parametrize('n', [0, -1, 2.5, '3', True])
+def test_n_out(n): fails(lambda: B.load(lite[0], n, pretrained=False), 'n_out')
+
+def test_classify_wants_imagenet():
+    fails(lambda: B.classify(B.load(lite[0], 3, pretrained=False), Image.new('RGB', (50, 50))), 'without n_out')
+
+def test_imagenet_classes():
+    names = B.imagenet_classes()
+    assert len(names) == 1000 and (names[0], names[281], names[985]) == ('tench', 'tabby', 'daisy')
+    names.clear()
+    assert len(B.imagenet_classes()) == 1000
+
+def test_available():
+    t = B.available()
+    assert list(t.index) == lite and t['input (px)'].tolist() == [224, 240, 260]
+    for n in lite: assert t.loc[n, 'parameters (M)'] == round(sum(p.numel() for p in B.load(n, pretrained=False).parameters())/1e6, 2)
+    before = torch.get_rng_state()
+    B.available()
+    assert torch.equal(before, torch.get_rng_state())
+
+def test_measure(monkeypatch):
+    monkeypatch.setattr(B, '_speed', lambda model, px: px/2)
+    assert B.available(measure=True)['images/s'].tolist() == [112, 120, 130]
+    monkeypatch.undo()
+    assert B._speed(nn.Conv2d(3, 2, 3), 8, n=2, repeat=1) > 0
+
+
+# Groups ----------------------------------------------------------------------------------------------------------
+
+small_vit = dict(embed_dim=64, depth=3, num_heads=2)
+archs = {'tf_efficientnet_lite0': {}, 'efficientnet_b0': {}, 'resnet34': {}, 'resnet18d': {}, 'convnext_atto': {}, 'regnety_002': {},
+         'densenet121': dict(block_config=(1, 1, 1, 1)), 'swin_tiny_patch4_window7_224': dict(embed_dim=24, depths=(1, 1, 2, 1)),
+         'vit_tiny_patch16_224': small_vit, 'vit_base_patch16_clip_224': small_vit, 'vit_small_patch14_reg4_dinov2': dict(small_vit, img_size=98),
+         'vit_relpos_small_patch16_224': None}  # what is no plain sequence is refused
+
+@pytest.mark.parametrize('arch', archs)
+def test_groups(arch):
+    import timm
+    if archs[arch] is None: return fails(lambda: B.groups(timm.create_model(arch)), 'plain sequence')
+    torch.manual_seed(0)
+    m = timm.create_model(arch, num_classes=7, **archs[arch]).eval()
+    for p in m.parameters(): p.data += .01*torch.randn_like(p)  # layer scales and biases that start at zero would hide mistakes
+    px = archs[arch].get('img_size') or (224 if m.pretrained_cfg['fixed_input_size'] else 96)
+    x, gs = wave(px), B.groups(m)
+    with torch.no_grad(): want = m(x); got = nn.Sequential(*gs)(x); feats = nn.Sequential(*gs[:-1])(x)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(feats, m.forward_head(m.forward_features(x), pre_logits=True).detach())
+    ids = [id(p) for g in gs for p in g.parameters()]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in m.parameters()}
+    assert gs[-1] is m.get_classifier() and feats.shape == (1, m.get_classifier().in_features)
+    # the order is timm's own, so learning rates by group agree with its layer decay
+    from timm.models import group_parameters
+    place = group_parameters(m, m.group_matcher(coarse=True), reverse=True)
+    name = {id(p): k for k,p in m.named_parameters()}
+    spans = [sorted({place[name[id(p)]] for p in g.parameters()}) for g in gs]
+    assert all(a[-1] <= b[0] for a,b in zip(spans, spans[1:])), spans
+
+def test_groups_of_a_new_head_and_dropout():
+    import timm
+    m = timm.create_model('tf_efficientnet_lite0', drop_rate=.5).eval()
+    gs, x = B.groups(m), wave(64)
+    with torch.no_grad():
+        torch.testing.assert_close(nn.Sequential(*gs)(x), m(x))
+        m.train()
+        torch.manual_seed(0); a = nn.Sequential(*gs)(x.repeat(4, 1, 1, 1))
+        torch.manual_seed(0); b = m(x.repeat(4, 1, 1, 1))
+    torch.testing.assert_close(a, b)
+    m.reset_classifier(3)
+    assert B.groups(m)[-1].out_features == 3 and len(B.groups(m)) == 9
+
+def test_groups_leave_the_model_alone():
+    m = B.load(lite[0], pretrained=False)
+    keys, rng = list(m.state_dict()), torch.get_rng_state()
+    B.groups(m)
+    assert list(m.state_dict()) == keys and torch.equal(rng, torch.get_rng_state()) and not any(o.training for o in m.modules())
+    pickle.dumps(m)
+
+def test_groups_of_sequential_and_others():
+    shared = nn.Linear(2, 2)
+    gs = B.groups(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), shared))
+    assert len(gs) == 3 and gs[-1] is shared
+    fails(lambda: B.groups(nn.Sequential(shared, nn.Linear(2, 2), shared)), 'in two')
+    fails(lambda: B.groups(nn.Linear(2, 2)), 'nn.Sequential')
+    import timm
+    fails(lambda: B.groups(timm.create_model('mobilenetv3_small_050')), 'MobileNetV3')
+
+
+# Transformers and the hub ------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def vit(tmp_path):
+    t = pytest.importorskip('transformers')
+    m = t.ViTForImageClassification(t.ViTConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
+                                                image_size=32, patch_size=8, num_labels=7)).eval()
+    m.save_pretrained(tmp_path/'vit')
+    return m, tmp_path/'vit'
+
+def test_hf_folder(vit):
+    m, d = vit
+    x = wave(32)
+    again = B.load(f'hf:{d}')
+    with torch.no_grad(): torch.testing.assert_close(again(x), m(x).logits)
+    fails(lambda: B.input_config(again), 'what input')
+    fails(lambda: B.input_config(f'hf:{d}'), 'what input')
+    pre = dict(size=dict(height=32, width=32), resample=2, do_normalize=True, image_mean=[.5]*3, image_std=[.25]*3)
+    (d/'preprocessor_config.json').write_text(json.dumps(pre), encoding='utf-8')
+    again = B.load(f'hf:{d}', 7)  # as many classes as before, and still a fresh head
+    assert again(x).shape == (1, 7) and again.model.config.num_labels == 7 and not torch.equal(again.model.classifier.weight, m.classifier.weight)
+    assert B.input_config(again) == B.input_config(f'hf:{d}')
+    assert B.input_config(again)['std'] == (.25,)*3 and B.preprocess(again)(Image.new('L', (64, 40), 255)).shape == (3, 32, 32)
+    random = B.load(f'hf:{d}', 2, pretrained=False)
+    assert random(x).shape == (1, 2)
+    gs = B.groups(again)
+    assert len(gs) == 5 and sum(p.numel() for g in gs for p in g.parameters()) == sum(p.numel() for p in again.parameters())
+    fails(lambda: B.load(f'hf:{d}', weights='x'), 'hf:FOLDER')
+
+@pytest.mark.parametrize('pre,want', [
+    (dict(size=256, crop_size=224, do_center_crop=True, resample=3), (224, .875, 'center', 'bicubic')),
+    (dict(size={'shortest_edge': 256}, crop_size={'height': 224, 'width': 224}, do_center_crop=True, resample=2), (224, .875, 'center', 'bilinear')),
+    (dict(size={'shortest_edge': 224}, crop_pct=.875), (224, .875, 'center', 'bilinear')),
+    (dict(size={'height': 384, 'width': 384}, do_center_crop=False, crop_size=224), (384, 1., 'squash', 'bilinear'))])
+def test_preprocessor_config(tmp_path, pre, want):
+    (tmp_path/'preprocessor_config.json').write_text(json.dumps(dict(pre, image_mean=[.4]*3, image_std=[.2]*3)), encoding='utf-8')
+    c = B.input_config(f'hf:{tmp_path}')
+    assert (c['input_size'][1], c['crop_pct'], c['crop_mode'], c['interpolation']) == want and c['mean'] == (.4,)*3
+
+def test_hf_never_runs_code(vit, tmp_path):
+    _, d = vit
+    (d/'model.safetensors').unlink()
+    torch.save({'a': Bomb(tmp_path/'boom')}, d/'pytorch_model.bin')
+    fails(lambda: B.load(f'hf:{d}'), 'no image classifier')
+    (d/'config.json').write_text(json.dumps(dict(model_type='mine', auto_map=dict(AutoConfig='evil.C'))), encoding='utf-8')
+    (d/'evil.py').write_text(f'open({str(tmp_path/"boom")!r}, "w")', encoding='utf-8')
+    fails(lambda: B.load(f'hf:{d}'), 'no image classifier')
+    assert not (tmp_path/'boom').exists()
+
+def test_hf_encoder_groups():
+    t = pytest.importorskip('transformers')
+    cfg = t.BertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, vocab_size=100)
+    for m in (t.BertModel(cfg), t.BertForSequenceClassification(cfg)):
+        gs = B.groups(m)
+        assert len(gs) == 5 and type(gs[0]).__name__ == 'BertEmbeddings' and gs[1] is m.base_model.encoder.layer[0]
+        assert sum(p.numel() for g in gs for p in g.parameters()) == sum(p.numel() for p in m.parameters())
+
+def test_hub_delivers(tmp_path, monkeypatch):
+    from safetensors.torch import save_model
+    m = B.load('timm:resnet18', pretrained=False)
+    save_model(m, str(tmp_path/'model.safetensors'))
+    asked = []
+    monkeypatch.setattr('huggingface_hub.snapshot_download', lambda repo, **kw: asked.append((repo, kw['allow_patterns'])) or str(tmp_path))
+    assert torch.equal(B.load('timm:resnet18').fc.weight, m.fc.weight)
+    assert asked == [('timm/resnet18.a1_in1k', ['model.safetensors'])]
+    (tmp_path/'model.safetensors').unlink()
+    fails(lambda: B.load('timm:resnet18'), 'no such file')
+
+@pytest.mark.parametrize('env,words', [(dict(TLCOURSE_OFFLINE='1'), 'TLCOURSE_OFFLINE is set'), (dict(HF_ENDPOINT='http://127.0.0.1:9'), 'pretrained=False'),
+                                       (dict(HF_HUB_OFFLINE='1'), 'pretrained=False')])
+def test_no_hub(tmp_path, env, words):
+    "In a process of its own, as the hub's client reads its settings at import."
+    code = "from tlcourse.backbones import *\ntry: load('timm:resnet34')\nexcept BackboneError as e: print(e)"
+    env = {**{k: v for k,v in os.environ.items() if not k.lower().endswith('_proxy')}, 'HF_HOME': str(tmp_path), **env}
+    r = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, encoding='utf-8', timeout=120)
+    assert r.returncode == 0 and words in r.stdout and r.stdout.count('\n') == 1 and 'Traceback' not in r.stderr, r.stdout + r.stderr
+
+def test_import_is_quiet():
+    r = subprocess.run([sys.executable, '-c', 'import tlcourse.backbones'], capture_output=True, encoding='utf-8', timeout=120)
+    assert r.returncode == 0 and not r.stdout + r.stderr
