@@ -1,0 +1,61 @@
+# make demo, make test, make lab, make docs, make bench, make clean. On Windows: the plain commands in README.md.
+#
+# PYTHON             the Python to make .venv with (python3)
+# UV_TORCH_BACKEND   which torch to install; cpu saves 4 GB on a Linux machine without a GPU. Unset, the index decides.
+
+PYTHON ?= python3
+BIN := .venv/bin
+MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+
+# uv does not read pip's configuration: hand the user's index on to it, unless uv has been told another.
+UV = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}}}"; \
+	if [ -n "$$index" ]; then UV_DEFAULT_INDEX="$$index"; export UV_DEFAULT_INDEX; fi; \
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
+
+.PHONY: help demo test lab docs bench clean
+
+help:
+	@echo 'make demo    set up .venv, run lesson 01 and show its result'
+	@echo 'make lab     the lessons in JupyterLab'
+	@echo 'make test    the tests of the notebooks, then pytest'
+	@echo 'make docs    the modules and README.md from the notebooks'
+	@echo 'make bench   measure, and write benchmarks/results.md'
+	@echo 'make clean   remove .venv, what was built and runs/; the downloaded assets stay'
+
+demo: .venv/.course
+	@$(BIN)/tlcourse demo
+
+lab: .venv/.course
+	@$(BIN)/tlcourse lab
+
+test: .venv/.dev
+	$(BIN)/nbdev-test --n-workers 2 --do-print --timing
+	$(BIN)/python -m pytest
+
+docs: .venv/.dev
+	$(BIN)/nbdev-export
+	$(BIN)/python tools/readme.py
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv build dist tlcourse.egg-info runs .pytest_cache .ruff_cache _proc _docs
+
+# Each stamp is touched when its step is done, so that an interrupted step is repeated and a finished one is not.
+.venv/.uv:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MIN)".split("."))))' 2>/dev/null \
+		|| { echo 'tlcourse needs Python $(MIN) or newer; name one with: make demo PYTHON=/path/to/python3'; exit 1; }
+	"$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@touch $@
+
+.venv/.course: .venv/.uv settings.ini setup.py pyproject.toml constraints.txt
+	@echo 'Installing tlcourse and what it needs into .venv'
+	@$(UV) -e .
+	@touch $@
+
+.venv/.dev: .venv/.course
+	@echo 'Installing what the tests need'
+	@$(UV) -e '.[dev,text]'
+	@touch $@

@@ -1,0 +1,50 @@
+"""Run the benchmarks and write what they print to results.md.
+
+    python benchmarks/run.py             all of them
+    python benchmarks/run.py startup     this one; the results of the others stay
+
+A benchmark is a script beside this one that prints a section of Markdown, which says where a promise is not kept."""
+import os, platform, re, subprocess, sys
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+here = Path(__file__).parent
+results = here/'results.md'
+
+
+def processor():
+    "The model name of the CPU."
+    if sys.platform == 'darwin': return subprocess.check_output(['sysctl', '-n', 'machdep.cpu.brand_string'], text=True).strip()
+    info = Path('/proc/cpuinfo')
+    m = re.search(r'model name\s*: (.+)', info.read_text()) if info.exists() else None
+    return m[1] if m else platform.processor() or platform.machine()
+
+
+def machine():
+    "What the numbers depend on, without the name of the machine."
+    import psutil
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return (f'{processor()}, {cores} cores, {psutil.virtual_memory().total/2**30:.0f} GiB, {platform.system()} {platform.machine()}, '
+            f"Python {platform.python_version()}, torch {version('torch')}, fastai {version('fastai')}, {date.today()}")
+
+
+def main(names):
+    scripts = {p.stem: p for p in sorted(here.glob('*.py')) if p.stem != 'run' and p.stem[0] != '_'}
+    if bad := [n for n in names if n not in scripts]: sys.exit(f"there is no benchmark {bad[0]!r}; there are {', '.join(scripts)}")
+    old = results.read_text(encoding='utf-8') if results.exists() else ''
+    sections = {k: v.strip() for k, v in re.findall(r'^<!-- (\w+) -->\n(.*?)(?=^<!-- |\Z)', old, re.M | re.S) if k in scripts}
+    failed = []
+    for name in names or scripts:
+        print(f'{name} ...', flush=True)
+        r = subprocess.run([sys.executable, '-X', 'utf8', scripts[name]], stdout=subprocess.PIPE, encoding='utf-8')
+        print(r.stdout)
+        if r.returncode: failed.append(name)
+        else: sections[name] = f'{r.stdout.strip()}\n\n{machine()}.'
+    body = '\n\n'.join(f'<!-- {k} -->\n{sections[k]}' for k in scripts if k in sections)
+    intro = '# Benchmarks\n\nWritten by `make bench`; each section says on which machine and when.'
+    results.write_text(f'{intro}\n\n{body}\n', encoding='utf-8')
+    if failed: sys.exit(f"failed, and so not written: {', '.join(failed)}")
+
+
+if __name__ == '__main__': main(sys.argv[1:])
