@@ -12,15 +12,16 @@ UV = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN)/py
 	if [ -n "$$index" ]; then UV_DEFAULT_INDEX="$$index"; export UV_DEFAULT_INDEX; fi; \
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: help demo test lab docs bench clean
+.PHONY: help demo test lab docs bench constraints clean
 
 help:
-	@echo 'make demo    set up .venv, run lesson 01 and show its result'
-	@echo 'make lab     the lessons in JupyterLab'
-	@echo 'make test    the tests of the notebooks, then pytest'
-	@echo 'make docs    the modules and README.md from the notebooks'
-	@echo 'make bench   measure, and write benchmarks/results.md'
-	@echo 'make clean   remove .venv, what was built and runs/; the downloaded assets stay'
+	@echo 'make demo         set up .venv, run lesson 01 and show its result'
+	@echo 'make lab          the lessons in JupyterLab'
+	@echo 'make test         the tests of the notebooks, then pytest'
+	@echo 'make docs         the modules and README.md from the notebooks'
+	@echo 'make bench        measure, and write benchmarks/results.md'
+	@echo 'make constraints  renew the versions last tested together'
+	@echo 'make clean        remove .venv, what was built and runs/; the downloaded assets stay'
 
 demo: .venv/.course
 	@$(BIN)/tlcourse demo
@@ -38,6 +39,9 @@ docs: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/run.py
+
+constraints: .venv/.uv
+	$(BIN)/uv pip compile --quiet --upgrade --python-version $(MIN) --all-extras --no-header --no-annotate setup.py -o constraints.txt
 
 clean:
 	rm -rf .venv build dist tlcourse.egg-info runs .pytest_cache .ruff_cache _proc _docs
