@@ -22,7 +22,7 @@ def seconds(model, batches):
     return perf_counter() - start
 
 
-def main(turns=15):
+def main(turns=9):
     model = load('efficientnet_lite0').eval().to(memory_format=torch.channels_last)
     print(f'## Input pipeline\n\nEfficientNet-Lite0, channels_last, batches of 64, {torch.get_num_threads()} threads; milliseconds a picture, median of {turns} turns.\n')
     print('| pictures | bare forward pass | with `images` | with `images`, first time | ratio (quartiles) | promised | kept |\n|---|---|---|---|---|---|---|')

@@ -334,10 +334,10 @@ def _set(name):
     _known(name)
     return _pictures(name, None if name=='digits' else _online(name, getattr(URLs, _urls[name])) if name in _urls else fetch(name))
 
-# %% ../nbs/foundations/01_data.ipynb #b7926f07
+# %% ../nbs/foundations/01_data.ipynb #12048a97
 class Label(Categorize):
     "The class of a `Picture`, as fastai's `Categorize` gives it."
-    def setups(self, dsets): self.known = {o: TensorCategory(i) for o,i in self.vocab.o2i.items()}
+    def setups(self, dsets): self.c, self.known = len(self.vocab), {o: TensorCategory(i) for o,i in self.vocab.o2i.items()}
     def encodes(self, o:Picture): return self.known[o.label]
 
 # %% ../nbs/foundations/01_data.ipynb #7e53809e
