@@ -25,7 +25,7 @@ def run(lesson):
     "Seconds and bytes."
     with tempfile.TemporaryDirectory() as out:
         start, peak = time.perf_counter(), [0]
-        p = subprocess.Popen([sys.executable, '-m', 'tlcourse.cli', 'run', lesson.name, '--out', out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen([sys.executable, '-c', 'import sys; from tlcourse.cli import main; sys.exit(main())', 'run', lesson.name, '--out', out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         thread = threading.Thread(target=watch, args=(p, peak))
         thread.start()
         if p.wait(): sys.exit(f'{lesson.name} failed: tlcourse run {lesson.name} says why.')
@@ -34,7 +34,7 @@ def run(lesson):
 
 
 if __name__ == '__main__':
-    print(f'## Lessons, quick profile\n\n| lesson | seconds | promised | GiB | promised | kept |\n|---|---|---|---|---|---|')
+    print('## Lessons, quick profile\n\n| lesson | seconds | promised | GiB | promised | kept |\n|---|---|---|---|---|---|')
     for o in lessons():
         seconds, held = run(o)
         kept = 'yes' if seconds <= SECONDS and held <= GIB*2**30 else 'NO'
