@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['INK', 'QUIET', 'SERIES', 'STYLE', 'Figure', 'subplots', 'Interval', 'interval', 'compare', 'dots', 'learning_curve',
-           'confusion', 'grid']
+           'confusion', 'grid', 'Explorer', 'explore']
 
-# %% ../nbs/foundations/03_plots.ipynb #7585424a
+# %% ../nbs/foundations/03_plots.ipynb #d6e8e387
 import io, textwrap
 from base64 import b64encode
 from html import escape
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -312,3 +312,39 @@ def grid(images: Sequence, # PIL images, arrays or tensors, all of one dtype
         ax.set_title(title, fontsize=9, loc='center', pad=3)
         ax.set_anchor('N')
     return fig
+
+# %% ../nbs/foundations/03_plots.ipynb #e8053e34
+def _live() -> bool:
+    "Whether somebody sits at the notebook: a headless run cannot answer `input()`."
+    from IPython import get_ipython
+    return bool(getattr(getattr(get_ipython(), 'kernel', None), '_allow_stdin', False))
+
+class Explorer:
+    "A figure that follows its controls; see `explore`."
+    def __init__(self, draw, controls): self.draw, self.controls = draw, controls
+    @property
+    def values(self) -> dict: return {k: w.value for k, w in self.controls.items()} # what the controls stand at
+    def figure(self) -> Figure: return self.draw(**self.values) # at those values
+
+    def _repr_mimebundle_(self, include=None, exclude=None): return self.figure()._repr_mimebundle_()
+    def _ipython_display_(self):
+        if not _live(): raise NotImplementedError # IPython then takes the bundle
+        from IPython.display import display
+        from ipywidgets import VBox, interactive_output
+        box = VBox([*self.controls.values(), interactive_output(self.draw, self.controls)])
+        display(box._repr_mimebundle_() | self.figure()._repr_mimebundle_()[0], raw=True)
+
+# %% ../nbs/foundations/03_plots.ipynb #e4b1b37c
+def explore(draw: Callable[..., Figure], # takes the values of the controls by name
+            start: dict | None = None, # the values to begin with, where not the control's own
+            **controls, # a widget, or what `ipywidgets.interact` makes one of: (low, high, step), a list, a dict, a bool
+           ) -> Explorer:
+    "Controls above a figure that is drawn anew when one of them is let go; without a kernel, the figure at the first values."
+    from ipywidgets import interactive
+    widgets = {w._kwarg: w for w in interactive(draw, {'manual': True}, **controls).kwargs_widgets}
+    for w in widgets.values(): w.style.description_width = 'initial'
+    for name, w in widgets.items():
+        if hasattr(w, 'continuous_update'): w.continuous_update = False
+        w.description = name.replace('_', ' ')
+        if start and name in start: w.value = start[name]
+    return Explorer(draw, widgets)
