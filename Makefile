@@ -29,8 +29,9 @@ demo: .venv/.course
 lab: .venv/.course
 	@$(BIN)/tlcourse lab
 
+# Two notebooks at a time, each on one core: with several threads each they would only wait for one another.
 test: .venv/.dev
-	$(BIN)/nbdev-test --n-workers 2 --do-print --timing
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --do-print --timing
 	$(BIN)/python -m pytest
 
 docs: .venv/.dev

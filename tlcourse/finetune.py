@@ -402,7 +402,7 @@ def _refuse_different(self:PrefixCache, seq, k, dl):
     if not all(_same(training(x), h) for _ in range(2)):
         raise FinetuneError('PrefixCache: the frozen groups give something else in training than in evaluation; leave what is random to the groups that train.')
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #4442d507
+# %% ../nbs/lessons/03_fine_tuning.ipynb #16d34d4b
 def _hashes(seq):
     "For each k the hash of all weights and buffers of `seq[:k]`."
     sha, out = hashlib.sha256(), ['']
@@ -417,6 +417,7 @@ def _source(dl):
     pipes = [getattr(dl, o) for o in ('after_item', 'before_batch', 'after_batch')]
     return [dl.dataset, *pipes, *(f for p in pipes for f in getattr(p, 'fs', []))]
 
+# %% ../nbs/lessons/03_fine_tuning.ipynb #f13a49ea
 class _Kept:
     "The labels of the items of `dl`, and the activations at some depths: `h[depth]` has shape [views, items, ...]."
     def __init__(self, dl, views): self.dl, self.views, self.source, self.h, self.key, self.kind, self.y = dl, views, _source(dl), {}, {}, {}, None
