@@ -55,7 +55,7 @@ def table(title, rows, promised):
     print()
 
 def main():
-    print(f'## Frozen groups\n\n{N} + {VALID} animals at 96 pixels, EfficientNet-Lite0, {torch.get_num_threads()} threads; medians over {len(SEEDS)} seeds. '
+    print(f'## Frozen groups\n\n{N} + {VALID} animals at 96 pixels, EfficientNet-Lite0, {torch.get_num_threads()} threads; {"medians over " + str(len(SEEDS)) + " seeds" if len(SEEDS) > 1 else "one seed"}. '
           '"BatchNorm in eval" is `finetune.learner` without the cache.\n')
     kinds = 'fastai', 'BatchNorm in eval', 'PrefixCache'
     table('Ten epochs, the head alone', [timed(k, s, [-1], 10)[0] for s in SEEDS for k in kinds] + [by_probe(s) for s in SEEDS],
