@@ -133,6 +133,7 @@ def test_other_data_are_run_anew():
     learn.dls = data(n=30)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert cache.kept[learn.dls.train].h[4].shape == (1, 30, 16)
+    assert set(cache.kept) == {learn.dls.train, learn.dls.valid}, 'the other data are still held'
 
 
 def test_only_an_epoch_sees_the_rest():

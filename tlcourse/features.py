@@ -101,6 +101,7 @@ def _pairs(body, xs):
 
 def _close(a, b): return all(torch.allclose(p, q, rtol=1e-3, atol=1e-4*q.abs().max().item()) for p,q in zip(a, b))
 
+# %% ../nbs/lessons/02_feature_extraction.ipynb #a8a7b315
 def fold_batchnorm(
     body:nn.Module, # in evaluation mode, with all inputs as arguments
     *xs,            # a batch to check with

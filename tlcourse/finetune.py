@@ -17,6 +17,7 @@ import pandas as pd, torch
 from IPython.display import display
 from torch import nn
 
+# %% ../nbs/lessons/03_fine_tuning.ipynb #fd0475bd
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
@@ -461,7 +462,9 @@ def _room(self:PrefixCache, shape, dtype):
 def _plan(self:PrefixCache, seq, k):
     "What is to be run for a cut at `k`: [(kept, depth to start from, {depth: (shape, dtype)})]."
     keys, plan = _hashes(seq), []
-    for dl in dict.fromkeys(self.learn.dls.loaders[:2]):
+    loaders = list(dict.fromkeys(self.learn.dls.loaders[:2]))
+    self.kept = {dl: kept for dl,kept in self.kept.items() if dl in loaders} # what belongs to other data goes
+    for dl in loaders:
         views = self.views or 1 if dl is self.learn.dls.train else 1
         if not (kept := self.kept.get(dl)) or not kept.fits(views): kept = self.kept[dl] = _Kept(dl, views)
         kept.h = {depth: h for depth,h in kept.h.items() if depth <= k and kept.key[depth] == keys[depth]}

@@ -376,6 +376,7 @@ def end_task(self:Replay, classes=None):
             if j < len(self.items): self.items[j] = item
             else: self.items.append(item)
 
+# %% ../nbs/lessons/07_forgetting.ipynb #41808ded
 @patch
 def state_dict(self:Replay): return dict(seen=self.seen, items=[[o.as_subclass(torch.Tensor) for o in item] for item in self.items])
 
