@@ -42,7 +42,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/run.py
 
 constraints: .venv/.uv
-	$(BIN)/uv pip compile --quiet --upgrade --python-version $(MIN) --all-extras --no-header --no-annotate setup.py -o constraints.txt
+	$(BIN)/uv pip compile --quiet --upgrade --python-version $(MIN) --all-extras --no-header --no-annotate --refresh-package tlcourse setup.py -o constraints.txt
 
 clean:
 	rm -rf .venv build dist tlcourse.egg-info runs .pytest_cache .ruff_cache _proc _docs
@@ -62,5 +62,5 @@ clean:
 
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
-	@$(UV) -e '.[dev,text]'
+	@$(UV) -e '.[dev,text,speech]'
 	@touch $@
