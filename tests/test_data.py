@@ -161,9 +161,20 @@ def test_workers(): assert sum(len(y) for _,y in images('digits', 40, 40, num_wo
 
 # ---- the table and the cards
 
+def test_texts_and_speech_are_reached_from_here():
+    text, speech = pytest.importorskip('tlcourse.text'), pytest.importorskip('tlcourse.speech')
+    assert D.texts is text.texts and D.speech is speech.speech
+    for c in (card(o) for o in D._cards if card(o).of == 'texts'):
+        df = text.read(c.name)
+        assert (len(df), df.label.nunique(), f'{df.text.str.split().str.len().median():.0f} words') == (c.items, c.classes, c.original)
+    with pytest.raises(DataError, match='it holds texts') as e: images('reuters')
+    assert one_line(e)
+    with pytest.raises(AttributeError): D.textes
+
+
 def test_cards_and_table():
     t = datasets()
-    assert list(t.index) == list(D._cards) == list(D._readers) and set(t['where']) == {'bundled', 'online'}
+    assert list(t.index) == list(D._cards) and set(t.index[t['of'] == 'pictures']) == set(D._readers) and set(t['where']) == {'bundled', 'online'}
     for name in t.index:
         c = card(name)
         assert c.not_for and c.citation and c.licence and 'Not good for' in repr(c) and f'**{name}**' in c._repr_markdown_()

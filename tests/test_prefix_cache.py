@@ -85,6 +85,56 @@ def test_half_precision_is_close():
     with pytest.raises(AssertionError): assert_same(a.model, b.model)
 
 
+def test_folded_is_equal_to_rounding():
+    learn, _ = fitted(cache := PrefixCache(fold=True, ahead=1), (-1, -2))
+    assert_same(fitted([], (-1, -2))[0].model, learn.model, atol=1e-4)
+    assert [m for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d)], 'the model itself keeps its BatchNorm'
+    exact = fitted(unfolded := PrefixCache(ahead=1), (-1,))[0]
+    a, b = (o.kept[l.dls.train].h[3] for o,l in ((cache, learn), (unfolded, exact)))
+    assert 0 < (a - b).abs().max() < 1e-5 and cache.computed == 32*4
+
+
+class Tokens(nn.Module):
+    "Vectors for tokens, zeros where the token is 0."
+    def __init__(self): super().__init__(); self.table = nn.Embedding(20, 6, padding_idx=0)
+    def forward(self, x): return self.table(x)
+
+class Mixing(nn.Module):
+    "Each place sees the mean over the text; places of zeros stay out of it, and zeros."
+    def __init__(self): super().__init__(); self.lin = nn.Linear(6, 6)
+    def forward(self, h):
+        mask = h.ne(0).any(-1, keepdim=True)
+        return (self.lin(h) + (h*mask).sum(1, keepdim=True)/mask.sum(1, keepdim=True))*mask
+
+class Mean(nn.Module):
+    def __init__(self, masked=True): super().__init__(); self.masked = masked
+    def forward(self, h): return h.sum(1)/(h.ne(0).any(-1).sum(1, keepdim=True) if self.masked else h.shape[1])
+
+def texts(masked=True):
+    "Texts of 1 to 9 tokens in batches as long as their longest, and a network for them."
+    gen, pad = torch.Generator().manual_seed(1), nn.utils.rnn.pad_sequence
+    items = [(torch.randint(1, 20, (1 + 7*i % 9,), generator=gen), torch.tensor(i % 3)) for i in range(32)]
+    def collate(b): return pad([o[0] for o in b], batch_first=True), torch.stack([o[1] for o in b])
+    dls = DataLoaders(*(TfmdDL(o, bs=4, shuffle=s, drop_last=s, create_batch=collate) for o,s in ((items[:22], True), (items[22:], False))))
+    dls.c, dls.train.rng = 3, random.Random(5)
+    torch.manual_seed(0)
+    return dict(dls=dls, model=nn.Sequential(Tokens(), Mixing(), Mixing(), Mean(masked), nn.Linear(6, 3)))
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(ahead=2), dict(fold=True)])
+def test_texts_of_any_length(kwargs):
+    (a, va), (b, vb) = fitted([], (-1, -3, -4), **texts()), fitted(cache := PrefixCache(**kwargs), (-1, -3, -4), **texts())
+    assert_same(a.model, b.model)
+    for x, y in zip(va, vb): assert list(x) == pytest.approx(list(y), abs=1e-5)
+    h, dl = cache.kept[b.dls.train].h[1], b.dls.train
+    for i in (0, 3, 21): assert torch.equal(h[0, i].ne(0).any(-1), torch.arange(9) < len(dl.dataset[i][0]))
+
+
+@pytest.mark.parametrize('stage', [-2, -3])  # padding matters below the cut, or above it
+def test_texts_padded_otherwise_are_refused(stage):
+    with pytest.raises(FinetuneError, match='padding'): fitted(PrefixCache(), (stage,), **texts(masked=False))
+
+
 def test_each_item_runs_once():
     cache = PrefixCache()
     fitted(cache, (-1, -1), epochs=5)

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['DataError', 'Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'split', 'Label', 'images', 'folder']
 
-# %% ../nbs/foundations/01_data.ipynb #b2a2d392
+# %% ../nbs/foundations/01_data.ipynb #202cd351
 import gzip, io, pickle, random, tarfile, tempfile, unicodedata, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
 from functools import lru_cache
 from os import cpu_count, walk
 from pathlib import Path
@@ -39,15 +40,15 @@ with warnings.catch_warnings():
 class DataError(ValueError):
     "Something is wrong with the data or with what was asked of it; the message is one line with the way out."
 
-# %% ../nbs/foundations/01_data.ipynb #71701598
+# %% ../nbs/foundations/01_data.ipynb #202e143d
 @dataclass(frozen=True, repr=False)
 class Card:
     "What a data set is, where it comes from, what it is good for and what not."
     name: str
     task: str
     classes: int
-    items: int      # pictures that `images` can give
-    original: str   # height x width as published
+    items: int      # pictures that `images` can give, or texts that `texts` can
+    original: str   # height x width as published; of texts the median number of words
     licence: str
     mb: float       # megabytes to download
     online: bool    # needs the network to reach its own server, rather than the package index
@@ -55,16 +56,18 @@ class Card:
     good_for: str
     not_for: str
     citation: str
+    of: str = 'pictures' # or texts
 
     def _lines(self):
-        size = f'{self.items:,} pictures, {self.classes} classes, {self.original} pixels, {self.mb:.1f} MB to download'
+        unit = 'pixels' if self.of == 'pictures' else 'in the median'
+        size = f'{self.items:,} {self.of}, {self.classes} classes, {self.original} {unit}, {self.mb:.1f} MB to download'
         return {'Task': self.task, 'Size': size, 'Origin': self.origin, 'Licence': self.licence, 'Good for': self.good_for,
                 'Not good for': self.not_for, 'Cite': self.citation}
     def __repr__(self): return '\n'.join([self.name, *(f'{k}: {v}' for k,v in self._lines().items())])
     def _repr_markdown_(self): return '\n'.join([f'**{self.name}**', '', *(f'- **{k}**: {v}' for k,v in self._lines().items())])
 
-# %% ../nbs/foundations/01_data.ipynb #42ef1c38
-def _bundled(name, *args): return Card(name, *args[:4], find(name).licence, find(name).size/1e6, False, *args[4:], find(name).citation)
+# %% ../nbs/foundations/01_data.ipynb #74a29366
+def _bundled(name, *args, of='pictures'): return Card(name, *args[:4], find(name).licence, find(name).size/1e6, False, *args[4:], find(name).citation, of)
 
 _cards = {c.name: c for c in [
     _bundled('animals', 'Which of ten animals is this silhouette?', 10, 9716, '28x28',
@@ -87,6 +90,18 @@ _cards = {c.name: c for c in [
         'A real shift of domain: the same task as `mnist5k`, from another source and at lower resolution.',
         'Judging new writers: the writer of a digit is not recorded, so the same hand may be on both sides of the split.',
         'E. Alpaydin and C. Kaynak, Optical recognition of handwritten digits, UCI Machine Learning Repository, 1998'),
+    _bundled('bbc', 'What is this news article about?', 5, 2127, '331 words',
+        'Articles of the BBC news website, 2004 and 2005. 98 are copies of others and are left out here.',
+        'Seeing transfer with a handful of labels, and where it ends: with a few hundred, counting words does as well.',
+        'Claims about hard tasks: the five topics hardly overlap.', of='texts'),
+    _bundled('newsgroups', 'Which of 20 newsgroups was this posted to?', 20, 18787, '161 words',
+        'Posts to Usenet, 1993; lower-cased letters only. Split by date into train and test as published; copies are left out here.',
+        'Fine-tuning: many classes, some of them close neighbors, and language unlike that of the encoder.',
+        'Comparing with results on the raw posts: headers and punctuation are gone.', of='texts'),
+    _bundled('reuters', 'What is this newswire story about?', 8, 7595, '64 words',
+        'Reuters-21578, the stories that have one of the eight most frequent topics (R8); lower-cased letters only. Split by date as published.',
+        'Short texts of very different lengths, and classes of very different sizes.',
+        'Judging by accuracy alone: half of the stories are about earnings.', of='texts'),
     Card('pets', 'Which breed of cat or dog is this?', 37, 7390, 'varies', 'CC BY-SA 4.0', 811.7, True,
         'Oxford-IIIT Pet: about 200 photographs of each breed, in the archive that fastai publishes.',
         'Fine-grained recognition of photographs.',
@@ -104,7 +119,7 @@ _cards = {c.name: c for c in [
         'Comparing with published results: those use the published split.',
         'M.-E. Nilsback and A. Zisserman, Automated flower classification over a large number of classes, ICVGIP 2008')]}
 
-# %% ../nbs/foundations/01_data.ipynb #596df338
+# %% ../nbs/foundations/01_data.ipynb #3f27a67e
 def _known(name):
     "The card called `name`; for an unknown name an error that suggests the nearest."
     if name in _cards: return _cards[name]
@@ -119,7 +134,7 @@ def card(
 
 def datasets() -> pd.DataFrame:
     "One row a data set: task, classes, items, size of a picture, licence, megabytes to download, bundled or online."
-    rows = [dict(name=c.name, task=c.task, classes=c.classes, items=c.items, original=c.original, licence=c.licence, MB=round(c.mb, 1),
+    rows = [dict(name=c.name, task=c.task, classes=c.classes, items=c.items, of=c.of, original=c.original, licence=c.licence, MB=round(c.mb, 1),
                  where='online' if c.online else 'bundled') for c in _cards.values()]
     return pd.DataFrame(rows).set_index('name')
 
@@ -316,7 +331,7 @@ def _flowers(path):
     label = {Path(f).name: l for f,l in rows}
     return _files('flowers', path, sorted((path/'jpg'/f for f in label), key=lambda f: (int(label[f.name]), f.name)), lambda f: label[f.name])
 
-# %% ../nbs/foundations/01_data.ipynb #0d8bc924
+# %% ../nbs/foundations/01_data.ipynb #70a045ee
 _readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, pets=_pets, imagenette=_imagenette, flowers=_flowers)
 _urls = dict(pets='PETS', imagenette='IMAGENETTE_160', flowers='FLOWERS')
 
@@ -331,7 +346,7 @@ def _pictures(name, path):
     return res
 
 def _set(name):
-    _known(name)
+    if (c := _known(name)).of != 'pictures': raise DataError(f"{name}: it holds {c.of}; use data.{c.of}('{name}').")
     return _pictures(name, None if name=='digits' else _online(name, getattr(URLs, _urls[name])) if name in _urls else fetch(name))
 
 # %% ../nbs/foundations/01_data.ipynb #12048a97
@@ -464,3 +479,9 @@ def folder(
     dls = _loaders(pixels, items, splits, bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
     dls.bad = pd.DataFrame(wrong.items(), columns=['file', 'problem'])
     return dls
+
+# %% ../nbs/foundations/01_data.ipynb #c7d20d4c
+def __getattr__(name):
+    "`texts` and `speech`, from the modules of that modality."
+    if name not in ('texts', 'speech'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f"tlcourse.{dict(texts='text').get(name, name)}"), name)

@@ -6,7 +6,7 @@
 __all__ = ['FinetuneError', 'parameter_groups', 'Guard', 'learner', 'Receipt', 'receipt', 'gradual_unfreeze', 'freeze_except',
            'BnEval', 'lp_ft', 'interpolate', 'PrefixCache', 'frozen_groups']
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #1cbba124
+# %% ../nbs/lessons/03_fine_tuning.ipynb #e7a5b344
 import copy, hashlib, math, numbers, tempfile, warnings
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +17,7 @@ import pandas as pd, torch
 from IPython.display import display
 from torch import nn
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #fd0475bd
+# %% ../nbs/lessons/03_fine_tuning.ipynb #ae46da4a
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
@@ -35,7 +35,7 @@ with warnings.catch_warnings():
     from fastprogress.fastprogress import progress_bar
 
 from .backbones import BackboneError, groups, load
-from .features import extract, probe, to_head
+from .features import extract, fold_batchnorm, probe, to_head
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #ccf7d4f8
 class FinetuneError(ValueError):
@@ -316,7 +316,7 @@ def interpolate(
     model.load_state_dict(mid)
     return model
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #2c4368ed
+# %% ../nbs/lessons/03_fine_tuning.ipynb #d3b63b14
 class PrefixCache(Callback):
     """Run the frozen first groups once per item and train only the rest, with the losses and weights of a fit without it (to float tolerance).
 
@@ -329,14 +329,15 @@ class PrefixCache(Callback):
         dtype:torch.dtype|None=None, # torch.float16 halves the memory, and rounds; default that of the activations
         folder:str|Path|None=None, # keep them in a temporary file in this folder rather than in memory
         limit:float=4, # GB that they may take
-        seed:int=0 # of the augmented versions
+        seed:int=0, # of the augmented versions
+        fold:bool=False # run with BatchNorm folded into the convolutions (`features.fold_batchnorm`): faster, and equal to float rounding only
     ):
         if ahead < 0: raise FinetuneError(f'PrefixCache: ahead counts groups, so it cannot be {ahead}.')
         if views is not None and views < 1: raise FinetuneError(f'PrefixCache: give views=1 or more, not {views}.')
         if dtype not in (None, torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise FinetuneError(f'PrefixCache: dtype must be a floating torch type such as torch.float16, not {dtype}.')
         if folder is not None and not Path(folder).is_dir(): raise FinetuneError(f'PrefixCache: {folder} is no folder; make it first.')
-        self.ahead, self.views, self.dtype, self.folder, self.limit, self.seed = ahead, views, dtype, folder, limit, seed
+        self.ahead, self.views, self.dtype, self.folder, self.limit, self.seed, self.fold = ahead, views, dtype, folder, limit, seed, fold
         self.kept, self.computed = {}, 0 # per DataLoader, and how many times a group saw a batch: for tests and the curious
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #ec558bae
@@ -365,15 +366,21 @@ def _random_transforms(dl):
     flat = [f for p in pipes for f in (L(p) if isinstance(p, (list, tuple, L)) else [p]) for f in getattr(f, 'fs', [f])]
     return sorted({type(f).__name__ for f in flat if isinstance(f, RandTransform) and f.split_idx in (None, 0)})
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #5c8edc50
+# %% ../nbs/lessons/03_fine_tuning.ipynb #78f99da1
 def _plain(x): return x.as_subclass(torch.Tensor) # as fastai's CastToTensor hands it to the model
 def _same(a, b): return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
 
-def _in_order(dl):
-    "A loader of all items of `dl`, first to last."
+def _in_order(dl, order=None):
+    "A loader of all items of `dl`, first to last or in another order."
     dl = dl.new(shuffle=False, drop_last=False, num_workers=0)
-    dl.get_idxs = lambda: range(dl.n)
+    dl.get_idxs = lambda: range(dl.n) if order is None else order.tolist()
     return dl
+
+def _by_length(dl):
+    "If the items of `dl` are texts, tokens [t] each: their order, the longest first. Otherwise None."
+    x = dl.do_item(0)[0]
+    if not isinstance(x, torch.Tensor) or x.ndim != 1 or x.is_floating_point(): return None
+    return torch.tensor([len(dl.do_item(i)[0]) for i in range(dl.n)]).argsort(descending=True, stable=True)
 
 @patch
 def _refuse_random(self:PrefixCache, seq, k, dl):
@@ -386,7 +393,7 @@ def _refuse_random(self:PrefixCache, seq, k, dl):
         raise FinetuneError(f'PrefixCache: the frozen groups hold {", ".join(bad)}, which works on while they are frozen; make the Learner with '
                             '`finetune.learner`, and leave dropout to the groups that train.')
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #c369cf7f
+# %% ../nbs/lessons/03_fine_tuning.ipynb #b851fc38
 @patch
 def _refuse_different(self:PrefixCache, seq, k, dl):
     "Raise `FinetuneError` if what no list knows makes a difference: two draws of one batch, the groups against the model, training against evaluation."
@@ -402,6 +409,12 @@ def _refuse_different(self:PrefixCache, seq, k, dl):
     set_bn_eval(training)
     if not all(_same(training(x), h) for _ in range(2)):
         raise FinetuneError('PrefixCache: the frozen groups give something else in training than in evaluation; leave what is random to the groups that train.')
+    if (order := _by_length(dl)) is None: return
+    alone, beside = (_plain(next(iter(_in_order(dl, o)))[0]) for o in (order[-1:], order[[-1, 0]]))
+    h = seq[:k](alone)
+    padded = nn.functional.pad(h, (0, 0, 0, 1)) if h.ndim == 3 else h
+    if not all(_same(seq(alone), o) for o in (seq(beside)[:1], seq[k:](padded))):
+        raise FinetuneError('PrefixCache: what the model says of a text changes with its padding; take one that leaves vectors of zeros out, as `text.load` does.')
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #16d34d4b
 def _hashes(seq):
@@ -418,22 +431,30 @@ def _source(dl):
     pipes = [getattr(dl, o) for o in ('after_item', 'before_batch', 'after_batch')]
     return [dl.dataset, *pipes, *(f for p in pipes for f in getattr(p, 'fs', []))]
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #f13a49ea
+# %% ../nbs/lessons/03_fine_tuning.ipynb #fa5d4f8c
 class _Kept:
-    "The labels of the items of `dl`, and the activations at some depths: `h[depth]` has shape [views, items, ...]."
-    def __init__(self, dl, views): self.dl, self.views, self.source, self.h, self.key, self.kind, self.y = dl, views, _source(dl), {}, {}, {}, None
+    """The labels of the items of `dl`, and the activations at some depths: `h[depth]` has shape [views, items, ...].
+
+    Texts run in order of length, the longest first, and are padded to that length with vectors of zeros."""
+    def __init__(self, dl, views):
+        self.dl, self.views, self.source, self.h, self.key, self.kind, self.y = dl, views, _source(dl), {}, {}, {}, None
+        self.texts = (order := _by_length(dl)) is not None
+        self.order = order if self.texts else torch.arange(dl.n)
 
     def fits(self, views): return views == self.views and len(self.source) == len(now := _source(self.dl)) and all(a is b for a,b in zip(self.source, now))
 
     def get(self, depth, view, items):
         "Activations of some items, as the next group takes them."
         dtype, layout = self.kind[depth]
-        return self.h[depth][view, items].to(dtype).contiguous(memory_format=layout)
+        h = self.h[depth][view, items]
+        if self.texts and h.ndim == 3: h = h[:, :1 + h.ne(0).any(-1).any(0).nonzero().max()]
+        return h.to(dtype).contiguous(memory_format=layout)
 
     def inputs(self, depth, view):
-        "Batches of what the group at `depth` takes, in order, and their labels if they come from the loader."
-        if depth: yield from ((self.get(depth, view, i).to(self.dl.device), None) for i in torch.arange(self.dl.n).split(self.dl.bs))
-        else: yield from ((_plain(x), [_plain(o).cpu() for o in y]) for x,*y in _in_order(self.dl))
+        "Batches of items, what the group at `depth` takes for them, and their labels if they come from the loader."
+        items = self.order.split(self.dl.bs)
+        if depth: yield from ((i, self.get(depth, view, i).to(self.dl.device), None) for i in items)
+        else: yield from ((i, _plain(x), [_plain(o).cpu() for o in y]) for i,(x,*y) in zip(items, _in_order(self.dl, self.order)))
 
     def batches(self, depth, rng, samples):
         "What the loader hands out in place of items: activations and labels."
@@ -441,13 +462,13 @@ class _Kept:
             view = torch.randint(self.views, i.shape, generator=rng) if self.views > 1 else 0
             yield self.get(depth, view, i), *(o[i] for o in self.y)
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #5e1124a6
+# %% ../nbs/lessons/03_fine_tuning.ipynb #32f1e4dc
 def _gb(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB'
 
 @patch
 def _room(self:PrefixCache, shape, dtype):
-    "An empty tensor in memory or, with `folder`, in a temporary file."
-    if self.folder is None: return torch.empty(shape, dtype=dtype)
+    "A tensor of zeros in memory or, with `folder`, in a temporary file."
+    if self.folder is None: return torch.zeros(shape, dtype=dtype)
     if not hasattr(self, '_tmp'): self._tmp = tempfile.TemporaryDirectory(dir=self.folder, prefix='prefix-cache-', ignore_cleanup_errors=True)
     path, size = Path(self._tmp.name)/f'{len(list(Path(self._tmp.name).iterdir()))}.bin', math.prod(shape)*dtype.itemsize
     try:
@@ -457,7 +478,7 @@ def _room(self:PrefixCache, shape, dtype):
         raise FinetuneError(f'PrefixCache: no room for {_gb(size)} in {self.folder} ({e.strerror}); free some, or use dtype=torch.float16.') from None
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #12bb8cac
+# %% ../nbs/lessons/03_fine_tuning.ipynb #3e256537
 @patch
 def _plan(self:PrefixCache, seq, k):
     "What is to be run for a cut at `k`: [(kept, depth to start from, {depth: (shape, dtype)})]."
@@ -470,7 +491,7 @@ def _plan(self:PrefixCache, seq, k):
         kept.h = {depth: h for depth,h in kept.h.items() if depth <= k and kept.key[depth] == keys[depth]}
         start, shapes = max(kept.h, default=0), {}
         if start == k: continue
-        h = _plain(next(kept.inputs(start, 0))[0])[:1]
+        h = next(kept.inputs(start, 0))[1][:1]
         for depth,g in enumerate(seq[start:k], start+1):
             if not isinstance(h := g(h), torch.Tensor): raise FinetuneError(f'PrefixCache: group {depth-1} gives a {type(h).__name__}, not one tensor.')
             if depth < k - self.ahead: continue
@@ -480,21 +501,29 @@ def _plan(self:PrefixCache, seq, k):
         plan.append((kept, start, shapes))
     return plan
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #9e0970fc
+# %% ../nbs/lessons/03_fine_tuning.ipynb #900cdc6f
 @patch
 def _run(self:PrefixCache, seq, kept, start, shapes):
     "Run the groups from `start` on over all items, and keep what comes out at the depths of `shapes`."
-    h_new, ys = {depth: self._room(*o) for depth,o in shapes.items()}, []
+    h_new, ys, steps = {depth: self._room(*o) for depth,o in shapes.items()}, [], seq[start:max(shapes)]
+    if self.fold: steps = _folded(steps, next(kept.inputs(start, 0))[1][:2])
     for view in range(kept.views):
-        at = 0
-        for h,y in self._progress(kept.inputs(start, view), -(-kept.dl.n // kept.dl.bs)):
-            for depth,g in enumerate(seq[start:max(shapes)], start+1):
+        for items,h,y in self._progress(kept.inputs(start, view), -(-kept.dl.n // kept.dl.bs)):
+            for depth,g in enumerate(steps, start+1):
                 h = g(h)
-                if depth in shapes: h_new[depth][view, at:at+len(h)] = h.cpu()
-            at, self.computed = at + len(h), self.computed + (max(shapes) - start)*len(h)
+                if depth in shapes: h_new[depth][view, items, :h.shape[1]] = h.cpu().to(h_new[depth])
+            self.computed += len(steps)*len(h)
             if y and view == 0: ys.append(y)
-    if ys: kept.y = [torch.cat(o) for o in zip(*ys)]
+    if ys: kept.y = [torch.cat(o)[kept.order.argsort()] for o in zip(*ys)]
     kept.h.update(h_new) # only now: an interrupted pass keeps nothing half done
+
+def _folded(steps, h):
+    "The groups `steps`, each with BatchNorm folded where that changes nothing but rounding; `h` is a batch for the first."
+    res = []
+    for g in steps:
+        res.append(fold_batchnorm(g, h))
+        h = g(h)
+    return res
 
 @patch
 def _progress(self:PrefixCache, batches, total):
