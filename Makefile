@@ -26,7 +26,7 @@ help:
 demo: .venv/.course
 	@$(BIN)/tlcourse demo
 
-lab: .venv/.course
+lab: .venv/.lab
 	@$(BIN)/tlcourse lab
 
 # Two notebooks at a time, each on one core: with several threads each they would only wait for one another.
@@ -58,6 +58,11 @@ clean:
 .venv/.course: .venv/.uv settings.ini setup.py pyproject.toml constraints.txt
 	@echo 'Installing tlcourse and what it needs into .venv'
 	@$(UV) -e .
+	@touch $@
+
+.venv/.lab: .venv/.course
+	@echo 'Installing what the lessons on text and speech need'
+	@$(UV) -e '.[text,speech]'
 	@touch $@
 
 .venv/.dev: .venv/.course

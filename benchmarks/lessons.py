@@ -5,7 +5,10 @@ import psutil
 
 from tlcourse.cli import lessons
 
-SECONDS, GIB = 90, 2.5
+
+def promised(lesson):
+    "Seconds and GiB: text, speech and what builds on them may take a little more."
+    return (120, 4.) if int(lesson.number) >= 8 else (90, 3.) if int(lesson.number) > 1 else (90, 2.5)
 
 
 def watch(process, peak):
@@ -37,5 +40,6 @@ if __name__ == '__main__':
     print('## Lessons, quick profile\n\n| lesson | seconds | promised | GiB | promised | kept |\n|---|---|---|---|---|---|')
     for o in lessons():
         seconds, held = run(o)
-        kept = 'yes' if seconds <= SECONDS and held <= GIB*2**30 else 'NO'
-        print(f'| {o.name} | {seconds:.0f} | {SECONDS} | {held/2**30:.1f} | {GIB} | {kept} |')
+        most, gib = promised(o)
+        kept = 'yes' if seconds <= most and held <= gib*2**30 else 'NO'
+        print(f'| {o.name} | {seconds:.0f} | {most} | {held/2**30:.1f} | {gib:g} | {kept} |', flush=True)
