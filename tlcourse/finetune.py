@@ -370,9 +370,9 @@ def _random_transforms(dl):
 def _plain(x): return x.as_subclass(torch.Tensor) # as fastai's CastToTensor hands it to the model
 def _same(a, b): return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
 
-def _in_order(dl, order=None):
+def _in_order(dl, order=None, bs=None):
     "A loader of all items of `dl`, first to last or in another order."
-    dl = dl.new(shuffle=False, drop_last=False, num_workers=0)
+    dl = dl.new(bs=bs or dl.bs, shuffle=False, drop_last=False, num_workers=0)
     dl.get_idxs = lambda: range(dl.n) if order is None else order.tolist()
     return dl
 
@@ -450,11 +450,11 @@ class _Kept:
         if self.texts and h.ndim == 3: h = h[:, :1 + h.ne(0).any(-1).any(0).nonzero().max()]
         return h.to(dtype).contiguous(memory_format=layout)
 
-    def inputs(self, depth, view):
+    def inputs(self, depth, view, bs=None):
         "Batches of items, what the group at `depth` takes for them, and their labels if they come from the loader."
-        items = self.order.split(self.dl.bs)
+        items = self.order.split(bs or self.dl.bs)
         if depth: yield from ((i, self.get(depth, view, i).to(self.dl.device), None) for i in items)
-        else: yield from ((i, _plain(x), [_plain(o).cpu() for o in y]) for i,(x,*y) in zip(items, _in_order(self.dl, self.order)))
+        else: yield from ((i, _plain(x), [_plain(o).cpu() for o in y]) for i,(x,*y) in zip(items, _in_order(self.dl, self.order, bs)))
 
     def batches(self, depth, rng, samples):
         "What the loader hands out in place of items: activations and labels."
@@ -506,9 +506,10 @@ def _plan(self:PrefixCache, seq, k):
 def _run(self:PrefixCache, seq, kept, start, shapes):
     "Run the groups from `start` on over all items, and keep what comes out at the depths of `shapes`."
     h_new, ys, steps = {depth: self._room(*o) for depth,o in shapes.items()}, [], seq[start:max(shapes)]
-    if self.fold: steps = _folded(steps, next(kept.inputs(start, 0))[1][:2])
+    bs = min(kept.dl.bs, 32) if self.fold else kept.dl.bs # small batches stay in a CPU's cache; equal ones round alike
+    if self.fold: steps = _folded(steps, next(kept.inputs(start, 0, bs))[1][:2])
     for view in range(kept.views):
-        for items,h,y in self._progress(kept.inputs(start, view), -(-kept.dl.n // kept.dl.bs)):
+        for items,h,y in self._progress(kept.inputs(start, view, bs), -(-kept.dl.n // bs)):
             for depth,g in enumerate(steps, start+1):
                 h = g(h)
                 if depth in shapes: h_new[depth][view, items, :h.shape[1]] = h.cpu().to(h_new[depth])
