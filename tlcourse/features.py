@@ -114,10 +114,10 @@ def fold_batchnorm(
     return copy if pairs and _close(copy(*xs), want) else body
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #db4c2ac8
-def _compiled(body, xs):
-    "`body` compiled for batches like `xs`; `body` itself where that fails (no C++ compiler, say) or changes the result."
+def _compiled(body, xs, varied=False):
+    "`body` compiled for batches like `xs`, of `varied` lengths or not; `body` itself where that fails (no C++ compiler, say) or changes the result."
     try:
-        fast = torch.compile(body, dynamic=False)
+        fast = torch.compile(body, dynamic=varied)
         return fast if _close(fast(*xs), body(*xs)) else body
     except Exception: return body
 
@@ -139,8 +139,13 @@ def _check(model, dl, views):
         raise FeatureError(f'extract: the DataLoader normalizes with mean {has}, the network expects {wants}; make it with backbone=model.')
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #7dbe70fa
-def _batches(dl, split, k, start, stop, bs, seed, workers=0):
-    "Batches from `start` to `stop`, each of `bs` and with random numbers of its own; number p is view p % k of item p // k."
+def _order(dl):
+    "The positions of the items as they are best run: longest first where the loader knows lengths, as fastai's `SortedDL` does."
+    res = getattr(dl, 'res', None)
+    return range(dl.n) if res is None or len(res) != dl.n else sorted(range(dl.n), key=lambda i: -res[i])
+
+def _batches(dl, order, split, k, start, stop, bs, seed, workers=0):
+    "Batches from `start` to `stop`, each of `bs` and with random numbers of its own; number p is view p % k of item `order[p // k]`."
     def set_split():
         type(new).before_iter(new)
         for o in ('after_item', 'before_batch', 'after_batch'):
@@ -148,7 +153,7 @@ def _batches(dl, split, k, start, stop, bs, seed, workers=0):
     def places():
         for p in range(start, stop):
             if (p - start) % bs == 0: set_seed(seed + p)
-            yield p//k
+            yield order[p//k]
     new = dl.new(bs=bs, shuffle=False, drop_last=False, num_workers=workers, before_iter=set_split,
                  get_idxs=lambda: list(places()) if workers else places())
     for batch in new:
@@ -269,14 +274,14 @@ def _quiet(progress):
     from tlcourse.plots import _live
     return not _live() if 'ipykernel' in sys.modules else None  # None: unless it is a terminal
 
-def _run(body, batches, done, n, bs, compile, progress):
+def _run(body, batches, done, n, bs, compile, progress, varied=False):
     "Pass all batches through `body`; yields features and labels of each."
     fast, left, start = body, n - done, None
     with tqdm(total=n, initial=done, desc='features', leave=False, delay=1, disable=_quiet(progress)) as bar:
         for i,(xs,y) in enumerate(batches):
             if i == 2: start, at = time.perf_counter(), left
             due = i == 6 and left*(time.perf_counter() - start)/(at - left) > 180  # seconds; compiling takes up to one minute
-            if compile is True and i == 0 or compile == 'auto' and due: fast = _compiled(body, xs)
+            if compile is True and i == 0 or compile == 'auto' and due and not varied: fast = _compiled(body, xs, varied)
             out = (fast if len(y) == bs else body)(*xs)
             yield torch.cat([o.float() for o in out], 1).cpu().numpy(), y.cpu().numpy(), [o.shape[1] for o in out]
             left -= len(y)
@@ -309,23 +314,24 @@ def _in_range(who, y, vocab):
     if vocab and (y.min() < 0 or y.max() >= len(vocab)):
         raise FeatureError(f'{who}: the labels go from {y.min()} to {y.max()}, and {len(vocab)} classes are 0 to {len(vocab)-1}; mend the labels or the vocab.')
 
-def _features(got, vocab, views, several):
-    "The arrays as `Features`, or a list of them, one a layer."
-    y = got['y'][::views or 1]
+def _features(got, order, vocab, views, several):
+    "The arrays as `Features`, or a list of them, one a layer; items in the order of the data set again."
+    back = np.argsort(order)
+    y = got['y'][::views or 1][back]
     if y.ndim != 1 or y.dtype.kind not in 'iub': raise FeatureError(f'extract: labels are one class each, whole numbers [n], not {y.dtype} {list(y.shape)}.')
     _in_range('extract', y, vocab)
     xs = np.split(got['x'], np.cumsum(got['widths'])[:-1], 1)
-    res = [Features(np.ascontiguousarray(x).reshape(len(y), *[views]*bool(views), -1), y.astype(np.int64), vocab) for x in xs]
+    res = [Features(np.ascontiguousarray(x).reshape(len(y), *[views]*bool(views), -1)[back], y.astype(np.int64), vocab) for x in xs]
     return res if several else res[0]
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #79093735
-def _job(model, dl, layers, split, k, seed, bs, fold, keep):
+def _job(model, dl, order, layers, split, k, seed, bs, fold, keep):
     "What is to be run, the batches to run it on, the first of them, and the file for the result."
     body = featurizer(deepcopy(model).eval(), layers)
-    batches = partial(_batches, dl, split, k, bs=bs, seed=seed)
+    batches = partial(_batches, dl, order, split, k, bs=bs, seed=seed)
     first = next(batches(0, min(8, k*dl.n), bs=8))
     vocab = [str(o) for o in getattr(dl, 'vocab', None) or []]
-    key = keep and _fingerprint(body, dl, first, split, vocab, k, fold, *[seed, bs]*(split == 0))
+    key = keep and _fingerprint(body, dl, first, split, vocab, k, fold, *[seed, bs]*(split == 0), *[order]*isinstance(order, list))
     return body, batches, first, vocab, home()/'features'/f'{key}.safetensors' if key else None
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #2ba41069
@@ -346,12 +352,13 @@ def extract(
     _check(model, dl, views)
     several, split, k = isinstance(layer, (list, tuple, range)), 0 if views else 1, views or 1
     with no_random(), dl.dataset.set_split_idx(split) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():
-        body, batches, first, vocab, path = _job(model, dl, list(layer) if several else None if layer is None else [layer], split, k, seed, bs, fold, cache)
+        order, layers = _order(dl), list(layer) if several else None if layer is None else [layer]
+        body, batches, first, vocab, path = _job(model, dl, order, layers, split, k, seed, bs, fold, cache)
         old, n = path and _restore(path, k*dl.n), k*dl.n
         done = len(old['x']) if old else 0
-        run = (_run(_ready(body, first, fold), batches(done, n, workers=0 if views else dl.fake_l.num_workers), done, n, bs, compile, progress)
-               if done < n else ())
-        return _features(_collect(path, old, n, run), vocab, views, several)
+        run = (_run(_ready(body, first, fold), batches(done, n, workers=0 if views else dl.fake_l.num_workers), done, n, bs, compile, progress,
+                    isinstance(order, list)) if done < n else ())
+        return _features(_collect(path, old, n, run), order, vocab, views, several)
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #2affb47e
 def _flat(f, name):
