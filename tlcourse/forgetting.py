@@ -354,7 +354,7 @@ class Replay(Continual):
         x, y = (torch.cat([a, b.to(a)]) for a,b in zip((*self.learn.xb, *self.learn.yb), old))
         self.learn.xb, self.learn.yb = (x,), (y,)
 
-# %% ../nbs/lessons/07_forgetting.ipynb #354cd179
+# %% ../nbs/lessons/07_forgetting.ipynb #50fa42f3
 @patch
 def _slots(self:Replay, n) -> dict[int, int]: # place in the buffer -> position in the stream
     "Algorithm R for `n` further items: each item seen so far is in the buffer with the same probability."
@@ -494,7 +494,7 @@ def _fits(model, tasks):
     need = 1 + max(i for t in tasks for i in t.classes)
     if n < need: raise ValueError(f'the model of make_learner has {n} outputs and the tasks need {need}: give it a head of {need}.')
 
-# %% ../nbs/lessons/07_forgetting.ipynb #2c7a4ff2
+# %% ../nbs/lessons/07_forgetting.ipynb #3773666f
 def run_tasks(
     tasks:Sequence[Task], # in the order of learning
     make_learner:Callable[[DataLoaders], Learner], # called once, with the data of the first task
@@ -502,7 +502,7 @@ def run_tasks(
     fit:Callable[[Learner], None]=lambda learn: learn.fit(1), # how a task is learned; the optimizer is new for each
     setting:str='task', # 'task': a head for each task, and the test says which; 'domain': the same classes in all; 'class': no hint
     seed:int=0, # of the initial weights and, with the number of the task, of training
-    path:str|Path|None=None, # file for the state after each task; if it exists, the run goes on from there
+    path:str|Path|None=None, # file for the state after each task; if it exists, the run goes on from there (give `L2SP` its `anchor` then)
     progress:bool=True, # show a bar?
 ) -> pd.DataFrame: # for each `after` (0: before any training) and `task`: accuracy, and seconds and MB kept by the callbacks
     "Learn tasks one after the other and test all of them after each; `AccuracyMatrix` takes the table."
