@@ -518,6 +518,7 @@ def _run(self:PrefixCache, seq, kept, start, shapes):
     if ys: kept.y = [torch.cat(o)[kept.order.argsort()] for o in zip(*ys)]
     kept.h.update(h_new) # only now: an interrupted pass keeps nothing half done
 
+# %% ../nbs/lessons/03_fine_tuning.ipynb #4b5fd76a
 def _folded(steps, h):
     "The groups `steps`, each with BatchNorm folded where that changes nothing but rounding; `h` is a batch for the first."
     res = []
