@@ -1,25 +1,16 @@
 """Does `extract` embed texts at least 1.5 times as fast as a plain Transformers loop? python benchmarks/embed_texts.py [texts] [repeats]"""
-import platform, statistics, sys, time
+import platform, statistics, sys
 
 import numpy as np
 import torch
 from transformers import AutoModel
 from transformers.utils import logging
 
+from _turns import rounds
 from tlcourse.assets import fetch
 from tlcourse.features import extract
 from tlcourse.text import load, texts, tokenizer
 
-
-def rates(work, n, repeat):
-    "Texts a second of each function in `work`, by turns: all of `repeat` rounds after one to warm up."
-    times = {k: [] for k in work}
-    for r in range(repeat + 1):
-        for k,f in work.items():
-            t = time.perf_counter()
-            f()
-            if r: times[k].append(time.perf_counter() - t)
-    return {k: [n/o for o in v] for k,v in times.items()}
 
 def plain(model, tok, raw, bs=32, length=128):
     "The loop of many examples: batches in the order of the data, each filled up to `length`; the mean under the mask."
@@ -42,7 +33,7 @@ def main(n=512, repeat=5):
         items = texts(name, n_train=n, n_valid=20).train_ds
         raw, length = [o.text for o in items.items], np.mean([len(x) for x,_ in items])
         assert np.abs(plain(bert, tok, raw) - ours()).max() < 1e-4, 'the two must give the same vectors'
-        got = rates({'plain': lambda: plain(bert, tok, raw), 'ours': ours}, n, repeat)
+        got = rounds({'plain': lambda: plain(bert, tok, raw), 'ours': ours}, n, repeat)
         ratios = [b/a for a,b in zip(got['plain'], got['ours'])]
         kept = f'{promise}, kept' if promise and statistics.median(ratios) >= promise else f'{promise}, **not kept**' if promise else 'none: all are cut'
         print(f"| {name} | {length:.0f} | {statistics.median(got['plain']):.1f} | {statistics.median(got['ours']):.1f} | {statistics.median(ratios):.2f} "

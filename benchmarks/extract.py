@@ -1,23 +1,14 @@
 """Is `extract`, pictures and all, as fast as the bare network on tensors in memory? python benchmarks/extract.py [pictures] [repeats]"""
-import platform, statistics, sys, time
+import platform, sys
 
 import torch
 from torch import nn
 
+from _turns import rates
 from tlcourse.backbones import groups, load
 from tlcourse.data import images
 from tlcourse.features import extract
 
-
-def rates(work, n, repeat):
-    "Pictures a second of each function in `work`, by turns: the median of `repeat` rounds after one to warm up."
-    times = {k: [] for k in work}
-    for r in range(repeat + 1):
-        for k,f in work.items():
-            t = time.perf_counter()
-            f()
-            if r: times[k].append(time.perf_counter() - t)
-    return {k: n/statistics.median(v) for k,v in times.items()}
 
 def bare(body, x):
     "A forward pass over batches of tensors that are there already."

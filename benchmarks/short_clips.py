@@ -1,23 +1,14 @@
 """Are Whisper's features of short clips faster without the 30 s window, and as good? python benchmarks/short_clips.py [clips] [repeats]"""
-import platform, statistics, sys, time
+import platform, sys
 
 import numpy as np
 import torch
 from transformers import WhisperFeatureExtractor
 
+from _turns import rates
 from tlcourse.features import Features, probe
 from tlcourse.speech import RATE, encoder, load, log_mel, speech
 
-
-def rates(work, n, repeat):
-    "Clips a second of each function in `work`, by turns: the median of `repeat` rounds after one to warm up."
-    times = {k: [] for k in work}
-    for r in range(repeat + 1):
-        for k,f in work.items():
-            t = time.perf_counter()
-            f()
-            if r: times[k].append(time.perf_counter() - t)
-    return {k: n/statistics.median(v) for k,v in times.items()}
 
 def usual(model, waves, seconds):
     "Transformers' own front end and encoder on 30 s windows; the mean over the positions of the clip itself."
