@@ -16,17 +16,17 @@ FOLDED = 'PrefixCache(fold=True)'
 SEEDS, N, VALID = range(int(os.environ.get('SEEDS', 3))), 500, 1000
 
 
-def make(kind, seed):
+def make(kind, seed, ahead):
     "A Learner on the animals at 96 pixels; the same pictures, head and order of batches for each kind."
     dls = images('animals', n_train=N, n_valid=VALID, size=96, seed=seed)
     torch.manual_seed(seed)
     model = load('efficientnet_lite0', dls.c)
     if kind == 'fastai': return Learner(dls, model, CrossEntropyLossFlat(), splitter=parameter_groups, metrics=accuracy)
-    return learner(dls, model, cbs=[PrefixCache(ahead=2, fold=kind == FOLDED)] if 'PrefixCache' in kind else None)
+    return learner(dls, model, cbs=[PrefixCache(ahead=ahead, fold=kind == FOLDED)] if 'PrefixCache' in kind else None)
 
 def timed(kind, seed, stages, epochs):
     "Seconds, accuracy, and the model after `epochs` at each stage of unfreezing."
-    learn = make(kind, seed)
+    learn = make(kind, seed, ahead=len(stages) - 1)
     torch.manual_seed(seed)
     start = time.perf_counter()
     with learn.no_bar(), learn.no_logging():

@@ -274,10 +274,10 @@ def test_groups_of_a_new_head_and_dropout():
 def test_groups_of_a_head_that_peft_has_wrapped():
     peft = pytest.importorskip('peft')
     model = B.load(lite[0], 3, pretrained=False)
-    want = model(wave(64)[None])
+    want = model(wave(64))
     peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=['conv_pwl'], modules_to_save=['classifier']), model)
     gs = B.groups(model)
-    assert gs[-1] is model.classifier and gs[-1].modules_to_save and torch.allclose(nn.Sequential(*gs)(wave(64)[None]), want, atol=1e-5)
+    assert gs[-1] is model.classifier and gs[-1].modules_to_save and torch.allclose(nn.Sequential(*gs)(wave(64)), want, atol=1e-5)
 
 def test_groups_leave_the_model_alone():
     m = B.load(lite[0], pretrained=False)

@@ -181,6 +181,9 @@ def test_fold_timm(arch):
     x, body = torch.randn(2, 3, 64, 64), All()
     with torch.no_grad(): f = fold_batchnorm(body, x); torch.testing.assert_close(f(x)[0], m(x), rtol=1e-3, atol=1e-4)
     assert count(f) < count(m)/(1.5 if arch == 'densenet121' else 1e9) or count(f) == 0
+    for sides in ((66, 34), (65, 65), (64, 63)): # other padding: even sides, odd ones, one of each
+        x = torch.randn(1, 3, *sides)
+        with torch.no_grad(): torch.testing.assert_close(f(x)[0], m(x), rtol=1e-3, atol=1e-4)
 
 class Twice(nn.Module):
     "One convolution read by two BatchNorms, and a BatchNorm before its convolution: neither may be folded."

@@ -248,7 +248,7 @@ def _timm_groups(model):
         tokens = Part(lambda x: model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x)))), [*stem, *model.named_parameters(recurse=False)])
         layers = [(0, tokens)] + [(i, o) for i,o in layers if not any(o is s for _,s in stem)]
     last = max(i for i,(_,o) in enumerate(layers) if any(m is head for m in o.modules()))  # holds the classifier
-    rest = [(k, o) for k,o in layers[last][1].named_children() if o is not head]
+    rest = [(k, o) for k,o in layers[last][1].named_children() if o is not head] if layers[last][1] is not head else []
     body = layers[:last]
     while not list(body[-1][1].parameters()): body.pop()  # pooling and dropout before the classifier are forward_head's
     for i,(p,o) in enumerate(body): body[i] = (body[i-1][0] if p is None else p, o)

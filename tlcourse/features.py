@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm.auto import tqdm
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #6529fa0f
+# %% ../nbs/lessons/02_feature_extraction.ipynb #5365275c
 from .assets import home
 from .backbones import BackboneError, groups, input_config
 
@@ -37,7 +37,7 @@ with warnings.catch_warnings():
     from fastai.data.transforms import IntToFloatTensor, Normalize
     from fastai.torch_core import no_random, set_seed, to_device
     from fasttransform import Pipeline
-    from timm.layers import BatchNormAct2d
+    from timm.layers import BatchNormAct2d, Conv2dSame
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #18d95f73
 class FeatureError(ValueError):
@@ -82,7 +82,7 @@ def featurizer(
         raise FeatureError(f'layer={layers}: the groups before the head are 0 to {len(gs)-2}.')
     return Depths(gs[:-1], layers, getattr(model, 'output_fmt', '') == 'NHWC')
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #268c0df5
+# %% ../nbs/lessons/02_feature_extraction.ipynb #2606f6ba
 _conv, _norm = (nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
 
 def _pairs(body, xs):
@@ -101,19 +101,35 @@ def _pairs(body, xs):
 
 def _close(a, b): return all(torch.allclose(p, q, rtol=1e-3, atol=1e-4*q.abs().max().item()) for p,q in zip(a, b))
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #a8a7b315
+# %% ../nbs/lessons/02_feature_extraction.ipynb #aae5d274
+class _Widened(nn.Module):
+    "timm's `Conv2dSame` of stride 2 and odd kernel; maps of even sides are not copied to be padded, since zeros in front of the kernel do the same."
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.wide = conv, nn.Parameter(nn.functional.pad(conv.weight, (1, 0, 1, 0)), requires_grad=False)
+
+    def forward(self, x):
+        c = self.conv
+        if any(n % 2 for n in x.shape[-2:]): return c(x)
+        return nn.functional.conv2d(x, self.wide, c.bias, c.stride, [k//2 for k in c.kernel_size], groups=c.groups)
+
+def _can_widen(m): return type(m) is Conv2dSame and m.stride == (2, 2) and m.dilation == (1, 1) and all(k % 2 for k in m.kernel_size)
+
+# %% ../nbs/lessons/02_feature_extraction.ipynb #5ecc81ce
 def fold_batchnorm(
     body:nn.Module, # in evaluation mode, with all inputs as arguments
     *xs,            # a batch to check with
 ) -> nn.Module:     # a copy, or `body` itself if there is nothing to fold or the copy's outputs deviate
-    "A copy of `body` with every BatchNorm folded into the convolution before it: the same function in fewer steps."
+    "A copy of `body` with every BatchNorm folded into the convolution before it, and timm's uneven padding into its kernel: the same function in fewer steps."
+    if not any(type(m) in _norm for m in body.modules()): return body
     copy = deepcopy(body)
     want, pairs = _pairs(copy, xs)
-    new = {c: fuse_conv_bn_eval(c, b) for c,b in pairs} | {b: getattr(b, 'act', nn.Identity()) for _,b in pairs}
+    fused = {c: fuse_conv_bn_eval(c, b) for c,b in pairs}
+    new = {c: _Widened(f) if _can_widen(f) else f for c,f in fused.items()} | {b: getattr(b, 'act', nn.Identity()) for _,b in pairs}
     for m in copy.modules(): m._modules.update({k: new[o] for k,o in m._modules.items() if o in new})
     return copy if pairs and _close(copy(*xs), want) else body
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #db4c2ac8
+# %% ../nbs/lessons/02_feature_extraction.ipynb #f9aa5cab
 def _compiled(body, xs, varied=False):
     "`body` compiled for batches like `xs`, of `varied` lengths or not; `body` itself where that fails (no C++ compiler, say) or changes the result."
     try:
@@ -138,7 +154,7 @@ def _check(model, dl, views):
         has, wants = (' and std '.join(str(np.round(o, 3).tolist()) for o in pair) for pair in (got, (cfg['mean'], cfg['std'])))
         raise FeatureError(f'extract: the DataLoader normalizes with mean {has}, the network expects {wants}; make it with backbone=model.')
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #7dbe70fa
+# %% ../nbs/lessons/02_feature_extraction.ipynb #4ce828a6
 def _order(dl):
     "The positions of the items as they are best run: longest first where the loader knows lengths, as fastai's `SortedDL` does."
     res = getattr(dl, 'res', None)
@@ -267,7 +283,7 @@ def _restore(path, n):
     except OSError: pass
     return arrays
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #db06f514
+# %% ../nbs/lessons/02_feature_extraction.ipynb #4a69e6c7
 def _quiet(progress):
     "Hide the bar? Where nobody watches it would only be left in the output."
     if not progress or os.environ.get('TLCOURSE_PROGRESS') == 'off': return True
@@ -303,7 +319,7 @@ def _collect(path, old, n, run):
     if path and (not old or len(old['x']) < n): _store(path, **arrays())
     return arrays()
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #296c1f1c
+# %% ../nbs/lessons/02_feature_extraction.ipynb #aa40522a
 def _ready(body, first, fold):
     "`body` where its inputs are, in the layout that is fast, and folded if it may be."
     xs = first[0]
@@ -324,7 +340,7 @@ def _features(got, order, vocab, views, several):
     res = [Features(np.ascontiguousarray(x).reshape(len(y), *[views]*bool(views), -1)[back], y.astype(np.int64), vocab) for x in xs]
     return res if several else res[0]
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #79093735
+# %% ../nbs/lessons/02_feature_extraction.ipynb #189f67ac
 def _job(model, dl, order, layers, split, k, seed, bs, fold, keep):
     "What is to be run, the batches to run it on, the first of them, and the file for the result."
     body = featurizer(deepcopy(model).eval(), layers)
@@ -334,7 +350,7 @@ def _job(model, dl, order, layers, split, k, seed, bs, fold, keep):
     key = keep and _fingerprint(body, dl, first, split, vocab, k, fold, *[seed, bs]*(split == 0), *[order]*isinstance(order, list))
     return body, batches, first, vocab, home()/'features'/f'{key}.safetensors' if key else None
 
-# %% ../nbs/lessons/02_feature_extraction.ipynb #2ba41069
+# %% ../nbs/lessons/02_feature_extraction.ipynb #6cfcf534
 @torch.no_grad()
 def extract(
     model:nn.Module,         # left as it is: its mode and device, and everybody's random numbers too

@@ -403,9 +403,9 @@ def _refuse_different(self:PrefixCache, seq, k, dl):
                             'leave out the transform that is random, or keep K versions of each with views=K.')
     x = _plain(x)[:2]
     seq.eval()
-    if not _same(seq(x), self.model(x)):
+    if not _same(seq[k:](h := seq[:k](x)), self.model(x)):
         raise FinetuneError(f'PrefixCache: {type(self.model).__name__} is not the sequence of its groups, so its first part cannot run alone.')
-    h, training = seq[:k](x), copy.deepcopy(seq[:k]).train()
+    training = copy.deepcopy(seq[:k]).train()
     set_bn_eval(training)
     if not all(_same(training(x), h) for _ in range(2)):
         raise FinetuneError('PrefixCache: the frozen groups give something else in training than in evaluation; leave what is random to the groups that train.')
