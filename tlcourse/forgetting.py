@@ -172,7 +172,8 @@ def fisher(
             with torch.no_grad(): mask = _mask(model(x[:1]), y, heads)
             noise = -torch.empty(mask.shape).exponential_(generator=gen).log().to(mask) # Gumbel: argmax(logits + noise) is a draw from softmax(logits)
             for b in zip(*(o.split(step) for o in (x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor), mask, noise))):
-                for k,g in per_item(params, *b).items(): total[k] += g.square().sum(0)
+                for k,gs in per_item(params, *b).items():
+                    for g in gs: total[k].addcmul_(g, g)
             n += len(x)
     return {k: v/n for k,v in total.items()}
 
@@ -188,7 +189,11 @@ def _gradients(model, labels):
         logits = functional_call(model, params, (x[None],))[0] + mask
         if labels == 'model': y = (logits.detach() + noise).argmax()
         return -logits.log_softmax(0).gather(0, y[None])[0]
-    one, many = grad(loss), vmap(grad(loss), (None, 0, 0, 0, 0))
+    many = vmap(grad(loss), (None, 0, 0, 0, 0))
+    @torch.enable_grad()
+    def one(params, *item): # plain autograd, which for a single item takes a third less time than torch.func's
+        leaves = {k: p.detach().requires_grad_() for k,p in params.items()}
+        return dict(zip(leaves, torch.autograd.grad(loss(leaves, *item), list(leaves.values()), materialize_grads=True)))
     def per_item(params, *batch):
         return many(params, *batch) if len(batch[0]) > 1 else {k: g[None] for k,g in one(params, *(o[0] for o in batch)).items()}
     return per_item
