@@ -77,6 +77,7 @@ class Guard(Callback):
         n, y = self.pred.shape[1], self.yb[0]
         _fits(n, self.dls)
         if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.ndim >= self.pred.ndim: return
+        y = y.as_subclass(torch.Tensor) # fastai's own kind costs more than the check
         bad = y[((y < 0) | (y >= n)) & (y != getattr(self.loss_func, 'ignore_index', -100))]
         if len(bad): raise FinetuneError(f'label {bad[0].item()} is none of 0 to {n-1}, the classes of a network with {n} outputs: count labels from 0.')
 
@@ -397,7 +398,7 @@ def _refuse_random(self:PrefixCache, seq, k, dl):
 @patch
 def _refuse_different(self:PrefixCache, seq, k, dl):
     "Raise `FinetuneError` if what no list knows makes a difference: two draws of one batch, the groups against the model, training against evaluation."
-    (x, *_), (again, *_) = (next(iter(_in_order(dl))) for _ in range(2))
+    (x, *_), (again, *_) = (next(iter(_in_order(dl, bs=min(dl.bs, 16)))) for _ in range(2))
     if not self.views and not torch.equal(x, again):
         raise FinetuneError('PrefixCache: the same items came out of the DataLoader differently the second time; '
                             'leave out the transform that is random, or keep K versions of each with views=K.')
@@ -491,7 +492,7 @@ def _plan(self:PrefixCache, seq, k):
         kept.h = {depth: h for depth,h in kept.h.items() if depth <= k and kept.key[depth] == keys[depth]}
         start, shapes = max(kept.h, default=0), {}
         if start == k: continue
-        h = next(kept.inputs(start, 0))[1][:1]
+        h = next(kept.inputs(start, 0, 1))[1]
         for depth,g in enumerate(seq[start:k], start+1):
             if not isinstance(h := g(h), torch.Tensor): raise FinetuneError(f'PrefixCache: group {depth-1} gives a {type(h).__name__}, not one tensor.')
             if depth < k - self.ahead: continue
@@ -503,11 +504,10 @@ def _plan(self:PrefixCache, seq, k):
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #900cdc6f
 @patch
-def _run(self:PrefixCache, seq, kept, start, shapes):
-    "Run the groups from `start` on over all items, and keep what comes out at the depths of `shapes`."
-    h_new, ys, steps = {depth: self._room(*o) for depth,o in shapes.items()}, [], seq[start:max(shapes)]
+def _run(self:PrefixCache, steps, kept, start, shapes):
+    "Run the groups `steps`, from `start` on, over all items, and keep what comes out at the depths of `shapes`."
+    h_new, ys = {depth: self._room(*o) for depth,o in shapes.items()}, []
     bs = min(kept.dl.bs, 32) if self.fold else kept.dl.bs # small batches stay in a CPU's cache; equal ones round alike
-    if self.fold: steps = _folded(steps, next(kept.inputs(start, 0, bs))[1][:2])
     for view in range(kept.views):
         for items,h,y in self._progress(kept.inputs(start, view, bs), -(-kept.dl.n // bs)):
             for depth,g in enumerate(steps, start+1):
@@ -547,19 +547,21 @@ def before_fit(self:PrefixCache):
             raise FinetuneError(f'PrefixCache: the activations take {_gb(self.size)}, more than the limit of {self.limit} GB; '
                                 'freeze more groups, use dtype=torch.float16 or folder=, or raise limit.')
         if plan and hasattr(self.learn, 'progress'): print(f'PrefixCache: {k} of {len(seq)} groups are frozen; their output takes {_gb(self.size)}.')
-        for o in plan: self._run(seq, *o)
+        steps = {}
+        for kept,start,shapes in plan:
+            if start not in steps: steps[start] = _folded(seq[start:k], next(kept.inputs(start, 0, 2))[1]) if self.fold else seq[start:k]
+            self._run(steps[start], kept, start, shapes)
     for p in seq[:k].parameters(): p.grad = None # a gradient of zero would let weight decay move them
-    self.learn._do_epoch = partial(self._epoch, self.learn._do_epoch, k)
+    self.learn._do_epoch = partial(self._epoch, self.learn._do_epoch, k, seq[k:])
 
 @patch
 def after_fit(self:PrefixCache): self.learn.__dict__.pop('_do_epoch', None)
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #fedcb582
 @patch
-def _epoch(self:PrefixCache, do_epoch, k):
-    "One epoch of the groups from `k` on."
+def _epoch(self:PrefixCache, do_epoch, k, rest):
+    "One epoch of `rest`, the groups from `k` on."
     whole, rng = self.model, torch.Generator().manual_seed(hash((self.seed, self.epoch)))
-    rest = nn.Sequential(*groups(whole))[k:]
     with ExitStack() as stack:
         def replace(o, name, value):
             stack.callback(setattr, o, name, getattr(o, name))
