@@ -68,7 +68,7 @@ def _why_nan(x, lr):
                                          'as tlcourse.data does')
     return f'the learning rate, {lr:.3g}, is likely too high: make the learner anew and try {lr/10:.1g}'
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #3da32679
+# %% ../nbs/lessons/03_fine_tuning.ipynb #9fd5b306
 class Guard(Callback):
     "Stops, with one line that names the likely cause, where outputs, labels or loss make no sense; and leaves frozen parameters alone."
     def after_pred(self):
@@ -367,7 +367,7 @@ def _random_transforms(dl):
     flat = [f for p in pipes for f in (L(p) if isinstance(p, (list, tuple, L)) else [p]) for f in getattr(f, 'fs', [f])]
     return sorted({type(f).__name__ for f in flat if isinstance(f, RandTransform) and f.split_idx in (None, 0)})
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #78f99da1
+# %% ../nbs/lessons/03_fine_tuning.ipynb #2d0cfae2
 def _plain(x): return x.as_subclass(torch.Tensor) # as fastai's CastToTensor hands it to the model
 def _same(a, b): return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
 
@@ -394,7 +394,7 @@ def _refuse_random(self:PrefixCache, seq, k, dl):
         raise FinetuneError(f'PrefixCache: the frozen groups hold {", ".join(bad)}, which works on while they are frozen; make the Learner with '
                             '`finetune.learner`, and leave dropout to the groups that train.')
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #b851fc38
+# %% ../nbs/lessons/03_fine_tuning.ipynb #b0aac16d
 @patch
 def _refuse_different(self:PrefixCache, seq, k, dl):
     "Raise `FinetuneError` if what no list knows makes a difference: two draws of one batch, the groups against the model, training against evaluation."
@@ -432,7 +432,7 @@ def _source(dl):
     pipes = [getattr(dl, o) for o in ('after_item', 'before_batch', 'after_batch')]
     return [dl.dataset, *pipes, *(f for p in pipes for f in getattr(p, 'fs', []))]
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #fa5d4f8c
+# %% ../nbs/lessons/03_fine_tuning.ipynb #dabd169b
 class _Kept:
     """The labels of the items of `dl`, and the activations at some depths: `h[depth]` has shape [views, items, ...].
 
@@ -479,7 +479,7 @@ def _room(self:PrefixCache, shape, dtype):
         raise FinetuneError(f'PrefixCache: no room for {_gb(size)} in {self.folder} ({e.strerror}); free some, or use dtype=torch.float16.') from None
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #3e256537
+# %% ../nbs/lessons/03_fine_tuning.ipynb #8c7bf031
 @patch
 def _plan(self:PrefixCache, seq, k):
     "What is to be run for a cut at `k`: [(kept, depth to start from, {depth: (shape, dtype)})]."
@@ -502,7 +502,7 @@ def _plan(self:PrefixCache, seq, k):
         plan.append((kept, start, shapes))
     return plan
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #900cdc6f
+# %% ../nbs/lessons/03_fine_tuning.ipynb #6acdd40b
 @patch
 def _run(self:PrefixCache, steps, kept, start, shapes):
     "Run the groups `steps`, from `start` on, over all items, and keep what comes out at the depths of `shapes`."
@@ -518,7 +518,7 @@ def _run(self:PrefixCache, steps, kept, start, shapes):
     if ys: kept.y = [torch.cat(o)[kept.order.argsort()] for o in zip(*ys)]
     kept.h.update(h_new) # only now: an interrupted pass keeps nothing half done
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #4b5fd76a
+# %% ../nbs/lessons/03_fine_tuning.ipynb #1975eda3
 def _folded(steps, h):
     "The groups `steps`, each with BatchNorm folded where that changes nothing but rounding; `h` is a batch for the first."
     res = []
@@ -532,7 +532,7 @@ def _progress(self:PrefixCache, batches, total):
     "fastai's bar, unless the Learner shows none."
     return progress_bar(batches, total=total, leave=False) if hasattr(self.learn, 'progress') else batches
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #62b58375
+# %% ../nbs/lessons/03_fine_tuning.ipynb #1cfb1305
 @patch
 def before_fit(self:PrefixCache):
     self.learn.__dict__.pop('_do_epoch', None) # of a fit that was interrupted
@@ -557,7 +557,7 @@ def before_fit(self:PrefixCache):
 @patch
 def after_fit(self:PrefixCache): self.learn.__dict__.pop('_do_epoch', None)
 
-# %% ../nbs/lessons/03_fine_tuning.ipynb #fedcb582
+# %% ../nbs/lessons/03_fine_tuning.ipynb #acd19725
 @patch
 def _epoch(self:PrefixCache, do_epoch, k, rest):
     "One epoch of `rest`, the groups from `k` on."
