@@ -12,7 +12,7 @@ from tlcourse.plots import interval
 from tlcourse.text import load, texts
 
 SEEDS, N, VALID, LENGTH, EPOCHS = range(int(os.environ.get('SEEDS', 3))), 300, 900, 64, 3
-RATES = dict(full=5e-5, lora=1e-3)  # the best of GRID on the seeds of `search`
+RATES = dict(full=5e-5, lora=1e-3)  # the best of GRID on the seed of `search`
 GRID = dict(full=(3e-5, 5e-5, 1e-4), lora=(3e-4, 5e-4, 1e-3, 2e-3))
 
 
@@ -37,7 +37,7 @@ def runs(seed, rates):
         some, all_ = (sum(p.numel() for p in model.parameters() if p.requires_grad or every) for every in (False, True))
         yield dict(method=method, lr=lr, seed=seed, accuracy=accuracy(learn.model, dls.valid), share=some/all_)
 
-def search(seeds=(100, 101)):
+def search(seeds=(100,)):
     print('| seed | method | rate | accuracy |\n|---|---|---|---|')
     for seed in seeds:
         for o in runs(seed, [(m, lr) for m,lrs in GRID.items() for lr in lrs]):
@@ -45,7 +45,7 @@ def search(seeds=(100, 101)):
 
 def main():
     print(f'## LoRA against full fine-tuning\n\n{N} training and {VALID} test articles of bbc, {LENGTH} tokens each, MiniLM, {EPOCHS} passes from the head of a probe; rates '
-          f"{RATES['full']:g} (full) and {RATES['lora']:g} (LoRA of rank 8), found on other seeds.\n\n| seed | probe | LoRA | full |\n|---|---|---|---|")
+          f"{RATES['full']:g} (full) and {RATES['lora']:g} (LoRA of rank 8), found on another seed.\n\n| seed | probe | LoRA | full |\n|---|---|---|---|")
     rows = []
     for seed in SEEDS:
         rows += (new := list(runs(seed, RATES.items())))
