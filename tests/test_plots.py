@@ -342,3 +342,22 @@ def test_grid_rows_and_alt():
 def test_wrong_use_says_what_to_do(call, says):
     with pytest.raises(ValueError) as e: call()
     assert says in str(e.value) and '\n' not in str(e.value)
+
+
+# ---- explorers
+
+def test_an_explorer_shows_its_figure_and_draws_it_anew(monkeypatch):
+    "As in a live notebook: `interactive_output` itself shows nothing that a function gives back."
+    shown = []
+    monkeypatch.setattr(plots, '_live', lambda: True)
+    monkeypatch.setattr('IPython.display.display', lambda o, **kw: shown.append(o))
+    def draw(a):
+        fig, ax = plots.subplots(alt=f'a line to {a}')
+        ax.plot([0, a])
+        return fig
+    explorer = plots.explore(draw, a=(1, 5))
+    def figures(): return [o.alt for o in shown if isinstance(o, plots.Figure)]
+    explorer._ipython_display_()
+    assert figures() == ['a line to 3'] and sum(isinstance(o, dict) for o in shown) == 1
+    explorer.controls['a'].value = 4
+    assert figures() == ['a line to 3', 'a line to 4']

@@ -331,7 +331,8 @@ class Explorer:
         if not _live(): raise NotImplementedError # IPython then takes the bundle
         from IPython.display import display
         from ipywidgets import VBox, interactive_output
-        box = VBox([*self.controls.values(), interactive_output(self.draw, self.controls)])
+        def show(**values): display(self.draw(**values)) # interactive_output does not look at what a function gives back
+        box = VBox([*self.controls.values(), interactive_output(show, self.controls)])
         display(box._repr_mimebundle_() | self.figure()._repr_mimebundle_()[0], raw=True)
 
 # %% ../nbs/foundations/03_plots.ipynb #e4b1b37c
