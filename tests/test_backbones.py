@@ -1,12 +1,16 @@
 "Backbones: that the weights are the real ones in the right places, that groups are what they claim, and that every mistake is one line."
 import json, os, pickle, re, subprocess, sys
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
+from torch.func import grad, vmap
 
 from tlcourse import assets, backbones as B
 
@@ -226,6 +230,64 @@ def test_measure(monkeypatch):
     assert B.available(measure=True)['images/s'].tolist() == [112, 120, 130]
     monkeypatch.undo()
     assert B._speed(nn.Conv2d(3, 2, 3), 8, n=2, repeat=1) > 0
+
+
+# Depthwise -------------------------------------------------------------------------------------------------------
+
+def both(c, k):
+    "A depthwise layer of torch's own, and the same one as `Depthwise`."
+    plain = nn.Conv2d(c, c, k, padding=k//2, groups=c, bias=False)
+    quick = deepcopy(plain)
+    quick.__class__ = B.Depthwise
+    return plain, quick
+
+@pytest.mark.parametrize('h,w,k', [(1, 1, 3), (2, 2, 3), (1, 2, 3), (1, 1, 5), (3, 3, 5), (4, 2, 5), (2, 4, 5), (4, 4, 7), (6, 6, 5), (2, 9, 5)])
+def test_depthwise_is_torchs_layer(h, w, k):
+    torch.manual_seed(0)
+    x, g = torch.randn(3, 4, h, w).contiguous(memory_format=torch.channels_last).requires_grad_(), torch.randn(3, 4, h, w)
+    plain, quick = both(4, k)
+    out = [o(x) for o in (plain, quick)]
+    torch.testing.assert_close(*out)
+    for a,b in zip(*(torch.autograd.grad(y, (x, o.weight), g) for y,o in zip(out, (plain, quick)))): torch.testing.assert_close(a, b)
+    assert (type(out[1].grad_fn).__name__ == '_ByTapBackward') == (max(h, w) < k)  # only where it pays
+
+def test_depthwise_differentiates_twice_and_under_vmap():
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 3, 2, 3, dtype=torch.double, requires_grad=True), torch.randn(3, 1, 5, 5, dtype=torch.double, requires_grad=True)
+    assert torch.autograd.gradcheck(B._ByTap.apply, (x, w)) and torch.autograd.gradgradcheck(B._ByTap.apply, (x, w))
+    def loss(f): return lambda w, x: f(x[None], w).pow(3).sum()
+    got, want = (vmap(grad(loss(f)), (None, 0))(w, x) for f in (B._ByTap.apply, lambda x,w: nn.functional.conv2d(x, w, padding=2, groups=3)))
+    torch.testing.assert_close(got, want)
+
+def test_depthwise_leaves_the_rest_to_torch():
+    plain, quick = both(4, 5)
+    x = torch.randn(2, 4, 3, 3)
+    def slow(y): return '_ByTap' not in type(y.grad_fn).__name__
+    with torch.no_grad(): assert torch.equal(quick(x), plain(x)) and torch.equal(quick(x[0]), plain(x[0]))
+    assert slow(quick(x[0])) and not slow(quick(x))
+    with torch.autocast('cpu', torch.bfloat16):
+        y = quick(x)
+        assert y.dtype == torch.bfloat16 and slow(y)
+    assert slow(quick.requires_grad_(False)(x.clone().requires_grad_()))
+    quick.requires_grad_().bias = nn.Parameter(torch.ones(4))  # as folding a BatchNorm gives it one
+    torch.testing.assert_close(quick(x), plain(x) + 1)
+
+def test_load_makes_depthwise_what_can_be_and_nothing_else():
+    torch.manual_seed(0)
+    m = B.load('efficientnet_lite0', 3, pretrained=False)
+    own = timm.create_model('tf_efficientnet_lite0', num_classes=3).eval()
+    own.load_state_dict(m.state_dict())  # the same names
+    kinds = {(type(a), type(b)) for a,b in zip(m.modules(), own.modules()) if type(a) is not type(b)}
+    assert kinds == {(B.Depthwise, nn.Conv2d)}
+    assert {k for k,o in own.named_modules() if isinstance(o, nn.Conv2d) and o.groups > 1 and o.stride == (1, 1)} == {k for k,o in m.named_modules() if type(o) is B.Depthwise}
+    x = torch.randn(2, 3, 64, 64)
+    for o in (m, own): o(x).pow(2).sum().backward()
+    for p,q in zip(m.parameters(), own.parameters()): torch.testing.assert_close(p.grad, q.grad, rtol=1e-3, atol=1e-4*q.grad.abs().max().item())
+    assert isinstance(pickle.loads(pickle.dumps(m)).blocks[5][1].conv_dw, B.Depthwise)
+    conv = partial(nn.Conv2d, bias=False)
+    others = [conv(4, 4, 3, 2, 1, groups=4), conv(4, 8, 3, 1, 1, groups=4), conv(4, 4, 3, 1, 1, groups=2), conv(4, 4, 3, groups=4), nn.Conv2d(4, 4, 3, 1, 1, groups=4),
+              conv(4, 4, 3, 1, 1, groups=4, padding_mode='reflect'), conv(4, 4, (3, 5), 1, (1, 2), groups=4), conv(4, 4, 3, 1, 2, 2, groups=4)]
+    assert B.Depthwise.fits(conv(4, 4, 3, 1, 1, groups=4)) and not any(map(B.Depthwise.fits, others))
 
 
 # Groups ----------------------------------------------------------------------------------------------------------
