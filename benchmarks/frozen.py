@@ -12,7 +12,7 @@ from tlcourse.data import images
 from tlcourse.features import extract, probe
 from tlcourse.finetune import PrefixCache, learner, parameter_groups
 
-FOLDED = 'PrefixCache(fold=True)'
+FOLDED, LAID = 'PrefixCache(fold=True)', 'fastai, channels last'
 SEEDS, N, VALID = range(int(os.environ.get('SEEDS', 3))), 500, 1000
 
 
@@ -21,7 +21,8 @@ def make(kind, seed, ahead):
     dls = images('animals', n_train=N, n_valid=VALID, size=96, seed=seed)
     torch.manual_seed(seed)
     model = load('efficientnet_lite0', dls.c)
-    if kind == 'fastai': return Learner(dls, model, CrossEntropyLossFlat(), splitter=parameter_groups, metrics=accuracy)
+    if kind == 'fastai': model = model.to(memory_format=torch.contiguous_format) # as timm makes it
+    if kind in ('fastai', LAID): return Learner(dls, model, CrossEntropyLossFlat(), splitter=parameter_groups, metrics=accuracy)
     return learner(dls, model, cbs=[PrefixCache(ahead=ahead, fold=kind == FOLDED)] if 'PrefixCache' in kind else None)
 
 def timed(kind, seed, stages, epochs):
@@ -57,9 +58,10 @@ def table(title, rows, promised):
 
 def main():
     print(f'## Frozen groups\n\n{N} + {VALID} animals at 96 pixels, EfficientNet-Lite0, {torch.get_num_threads()} threads; {"medians over " + str(len(SEEDS)) + " seeds" if len(SEEDS) > 1 else "one seed"}. '
+          f'"fastai" is its Learner with the network as timm makes it, "{LAID}" with the memory layout of `backbones.load`, which all the others have; '
           '"BatchNorm in eval" is `finetune.learner` without the cache.\n')
     kinds = 'fastai', 'BatchNorm in eval', 'PrefixCache', FOLDED
-    table('Ten epochs, the head alone', [timed(k, s, [-1], 10)[0] for s in SEEDS for k in kinds] + [by_probe(s) for s in SEEDS],
+    table('Ten epochs, the head alone', [timed(k, s, [-1], 10)[0] for s in SEEDS for k in (*kinds, LAID)] + [by_probe(s) for s in SEEDS],
           {'fastai': 15, 'BatchNorm in eval': 8})
     runs = {(k, s): timed(k, s, [-1, -2, -3], 3) for s in SEEDS for k in kinds}
     table('Three epochs each: head, last stage, last two stages', [o for o,_ in runs.values()], {'fastai': 3})
