@@ -29,21 +29,24 @@ def machine():
             f"Python {platform.python_version()}, torch {version('torch')}, fastai {version('fastai')}, {date.today()}")
 
 
+def keep(name, section, scripts):
+    "Put a section into results.md; those of the other scripts stay as they are there now."
+    old = results.read_text(encoding='utf-8') if results.exists() else ''
+    sections = {k: v.strip() for k, v in re.findall(r'^<!-- (\w+) -->\n(.*?)(?=^<!-- |\Z)', old, re.M | re.S)} | {name: section}
+    body = '\n\n'.join(f'<!-- {k} -->\n{sections[k]}' for k in scripts if k in sections)
+    results.write_text(f'# Benchmarks\n\nWritten by `make bench`; each section says on which machine and when.\n\n{body}\n', encoding='utf-8')
+
+
 def main(names):
     scripts = {p.stem: p for p in sorted(here.glob('*.py')) if p.stem != 'run' and p.stem[0] != '_'}
     if bad := [n for n in names if n not in scripts]: sys.exit(f"there is no benchmark {bad[0]!r}; there are {', '.join(scripts)}")
-    old = results.read_text(encoding='utf-8') if results.exists() else ''
-    sections = {k: v.strip() for k, v in re.findall(r'^<!-- (\w+) -->\n(.*?)(?=^<!-- |\Z)', old, re.M | re.S) if k in scripts}
     failed = []
     for name in names or scripts:
         print(f'{name} ...', flush=True)
         r = subprocess.run([sys.executable, '-X', 'utf8', scripts[name]], stdout=subprocess.PIPE, encoding='utf-8')
         print(r.stdout)
         if r.returncode: failed.append(name)
-        else: sections[name] = f'{r.stdout.strip()}\n\n{machine()}.'
-    body = '\n\n'.join(f'<!-- {k} -->\n{sections[k]}' for k in scripts if k in sections)
-    intro = '# Benchmarks\n\nWritten by `make bench`; each section says on which machine and when.'
-    results.write_text(f'{intro}\n\n{body}\n', encoding='utf-8')
+        else: keep(name, f'{r.stdout.strip()}\n\n{machine()}.', scripts)
     if failed: sys.exit(f"failed, and so not written: {', '.join(failed)}")
 
 
