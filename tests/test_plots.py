@@ -194,6 +194,13 @@ def test_dots_show_mean_and_interval():
         assert [t.accuracy[m]] in lines and t.loc[m, ['low', 'high']].tolist() in lines and df.accuracy[df.method == m].tolist() in lines
     assert [l.get_text() for l in ax.get_yticklabels()] == ['scratch', 'probe'] and ax.get_ylim() == (1.5, -.5)
 
+def test_curve_labels_its_sizes_without_rounding_errors():
+    alphas = np.linspace(0, 1, 6).tolist()
+    assert str(alphas[3]) == '0.6000000000000001'
+    df = pd.DataFrame(dict(method='m', n=[*alphas, 2.5e-5], accuracy=.5))
+    labels = plots.learning_curve(df, logx=False).axes[0].get_xticklabels()
+    assert [o.get_text() for o in labels] == ['0.0', '0.000025', '0.2', '0.4', '0.6', '0.8', '1.0']
+
 def test_curve_goes_through_the_means_at_the_actual_sizes():
     df = runs().sample(frac=1, random_state=1)
     ax = plots.learning_curve(df).axes[0]

@@ -627,6 +627,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tlcourse.plots._runs': ('foundations/plots.html#_runs', 'tlcourse/plots.py'),
                                 'tlcourse.plots._say': ('foundations/plots.html#_say', 'tlcourse/plots.py'),
                                 'tlcourse.plots._text': ('foundations/plots.html#_text', 'tlcourse/plots.py'),
+                                'tlcourse.plots._tick': ('foundations/plots.html#_tick', 'tlcourse/plots.py'),
                                 'tlcourse.plots.compare': ('foundations/plots.html#compare', 'tlcourse/plots.py'),
                                 'tlcourse.plots.confusion': ('foundations/plots.html#confusion', 'tlcourse/plots.py'),
                                 'tlcourse.plots.dots': ('foundations/plots.html#dots', 'tlcourse/plots.py'),

@@ -105,6 +105,10 @@ def _text(v):
     "A number as a reader wants it: 0.83, 12.5, 1,240."
     return 'unknown' if np.isnan(v) else f'{v:.2f}' if abs(v) < 10 else f'{v:.1f}' if abs(v) < 100 else f'{v:,.0f}'
 
+def _tick(v):
+    "Whole numbers as they are, others without the last bits of rounding: 0.6, not 0.6000000000000001."
+    return f'{v:,}' if isinstance(v, int) else np.format_float_positional(v, 6, fractional=False, trim='0')
+
 # %% ../nbs/foundations/03_plots.ipynb #9f1b77b3
 def compare(df: pd.DataFrame, # one row a run
             value: str = 'accuracy', # column to compare
@@ -196,7 +200,7 @@ def learning_curve(df: pd.DataFrame, # one row a run
         ax.plot(t[x], t[y], **style, markeredgecolor='white', markeredgewidth=.6, markersize=6, zorder=3)
         ax.fill_between(t[x], t.low, t.high, color=style['color'], alpha=.15, linewidth=0)
     if logx: ax.set_xscale('log')
-    ax.set_xticks(sizes, [f'{s:,}' for s in sizes.tolist()])
+    ax.set_xticks(sizes, [_tick(s) for s in sizes.tolist()])
     ax.minorticks_off()
     if table[y].between(0, 1).all(): ax.set_ylim(max(0, ax.get_ylim()[0]), min(1, ax.get_ylim()[1]))
     ax.set_xlabel(xlabel or _say(x))
