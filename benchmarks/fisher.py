@@ -38,5 +38,6 @@ def main(n=1000, bs=64):
         batches = list(zip(torch.randn(n, *shape).split(bs), torch.randint(10, (n,)).split(bs)))
         a, b = seconds(epoch(model, batches)), seconds(lambda: fisher(model, batches))
         print(f'| {name} | {a:.2f} | {b:.2f} | {b/a:.2f} |', flush=True)
+    print(f"\n{'Kept' if b <= 3*a else '**Not kept**'}: at most 3 epochs for {name}.")
 
 if __name__ == '__main__': main()

@@ -98,7 +98,9 @@ def test_large_networks_go_one_by_one_and_give_the_same():
     torch.manual_seed(0)
     m, (x, y) = nn.Sequential(nn.Linear(6, 1500), nn.ReLU(), nn.Linear(1500, 1500), nn.ReLU(), nn.Linear(1500, 4)), blobs(3)
     assert 4_000_000//sum(p.numel() for p in m.parameters()) == 1
-    got = fisher(m, [(x, y)], 'data')['4.weight']
+    threads = torch.get_num_threads()
+    with torch.no_grad(): got = fisher(m, [(x, y)], 'data')['4.weight']
+    assert torch.get_num_threads() == threads
     want = sum(torch.autograd.grad(F.cross_entropy(m(a[None]), b[None]), m[4].weight)[0]**2 for a,b in zip(x, y))/3
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-8)
 

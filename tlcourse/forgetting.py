@@ -9,6 +9,7 @@ __all__ = ['cka', 'AccuracyMatrix', 'fisher', 'Continual', 'EWC', 'Heads', 'dist
 # %% ../nbs/lessons/07_forgetting.ipynb #186ef390
 import copy, os, warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
@@ -162,18 +163,15 @@ def fisher(
 ) -> dict[str, torch.Tensor]: # for each trainable parameter, of its shape
     """Diagonal of the Fisher information: the mean over items of the squared gradient of the log-likelihood of *one* item.
 
-    In evaluation mode; the model is left as it was. A large network takes items one by one, which on a CPU is faster than `vmap` over convolutions."""
-    params = {k: p.detach() for k,p in model.named_parameters() if p.requires_grad}
-    step, gen, n, total = max(1, 4_000_000//sum(map(torch.numel, params.values()))), torch.Generator().manual_seed(seed), 0, {}
+    In evaluation mode; the model is left as it was. Of a large network each of torch's threads takes items of its own, one by one."""
+    params, gen, n = {k: p for k,p in model.named_parameters() if p.requires_grad}, torch.Generator().manual_seed(seed), 0
     total = {k: torch.zeros_like(p) for k,p in params.items()}
-    with _evaluating(model):
-        per_item = _gradients(model, labels)
+    with _evaluating(model), _squares(model, params, labels) as squares:
         for x,y in batches:
             with torch.no_grad(): mask = _mask(model(x[:1]), y, heads)
             noise = -torch.empty(mask.shape).exponential_(generator=gen).log().to(mask) # Gumbel: argmax(logits + noise) is a draw from softmax(logits)
-            for b in zip(*(o.split(step) for o in (x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor), mask, noise))):
-                for k,gs in per_item(params, *b).items():
-                    for g in gs: total[k].addcmul_(g, g)
+            for part in squares(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor), mask, noise):
+                for t,o in zip(total.values(), part): t += o
             n += len(x)
     return {k: v/n for k,v in total.items()}
 
@@ -183,20 +181,34 @@ def _mask(logits, y, heads):
     zeros = logits.new_zeros(len(y), logits.shape[1]).as_subclass(torch.Tensor)
     return heads.mask(zeros, y) if heads else zeros
 
-def _gradients(model, labels):
-    "A function from parameters and items to the gradient of each item's log-likelihood, {name: [b, *shape]}."
-    def loss(params, x, y, mask, noise):
-        logits = functional_call(model, params, (x[None],))[0] + mask
+@contextmanager
+def _squares(model, params, labels):
+    "A function from items to parts of a sum: the squared gradient of each one's log-likelihood, a tensor for each of `params`."
+    def loss(logits, y, mask, noise):
+        logits = logits[0] + mask
         if labels == 'model': y = (logits.detach() + noise).argmax()
         return -logits.log_softmax(0).gather(0, y[None])[0]
-    many = vmap(grad(loss), (None, 0, 0, 0, 0))
-    @torch.enable_grad()
-    def one(params, *item): # plain autograd: for a single item it takes a fifth less time than torch.func's
-        leaves = {k: p.detach().requires_grad_() for k,p in params.items()}
-        return dict(zip(leaves, torch.autograd.grad(loss(leaves, *item), list(leaves.values()), materialize_grads=True)))
-    def per_item(params, *batch):
-        return many(params, *batch) if len(batch[0]) > 1 else {k: g[None] for k,g in one(params, *(o[0] for o in batch)).items()}
-    return per_item
+    def together(*items): # the gradients of a few items, each [b, *shape]
+        def one(params, x, *rest): return loss(functional_call(model, params, (x[None],)), *rest)
+        return vmap(grad(one), (None, *[0]*len(items)))({k: p.detach() for k,p in params.items()}, *items).values()
+    def alone(x, *rest): # of one item, [1, *shape]
+        grads = torch.autograd.grad(loss(model(x), *(o[0] for o in rest)), list(params.values()), materialize_grads=True)
+        return [g[None] for g in grads]
+    def add(sums, gradients):
+        for s,grads in zip(sums, gradients):
+            for g in grads: s.addcmul_(g, g)
+    def total(items):
+        sums = [torch.zeros_like(p) for p in params.values()]
+        for some in zip(*(o.split(step) for o in items)): add(sums, (together if step > 1 else alone)(*some))
+        return sums
+
+    step, threads = max(1, 4_000_000//sum(map(torch.numel, params.values()))), torch.get_num_threads()
+    if step > 1: yield lambda *items: [total(items)]
+    else: # a single item is too small to be shared by several threads
+        try:
+            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                yield lambda *items: pool.map(total, zip(*(o.chunk(threads) for o in items)))
+        finally: torch.set_num_threads(threads)
 
 # %% ../nbs/lessons/07_forgetting.ipynb #83a8fe7e
 class Continual(Callback):
