@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.layers import freeze_batch_norm_2d
 from torch import nn
 from torch.func import grad, vmap
 
@@ -332,6 +333,15 @@ def test_groups_of_a_new_head_and_dropout():
     torch.testing.assert_close(a, b)
     m.reset_classifier(3)
     assert B.groups(m)[-1].out_features == 3 and len(B.groups(m)) == 9
+
+@pytest.mark.parametrize('arch', ['tf_efficientnet_lite0', 'efficientnet_b0', 'resnet34', 'resnet18d', 'regnety_002', 'densenet121'])
+def test_groups_keep_a_batchnorm_that_is_frozen(arch): # it has no parameters
+    torch.manual_seed(0)
+    m, x = timm.create_model(arch, num_classes=7, **archs[arch]), wave(96)
+    for o in m.modules():
+        if isinstance(o, nn.BatchNorm2d): o.running_mean.uniform_(-1, 1); o.running_var.uniform_(.5, 2)
+    m = freeze_batch_norm_2d(m).eval()
+    with torch.no_grad(): torch.testing.assert_close(nn.Sequential(*B.groups(m))(x), m(x))
 
 def test_groups_of_a_head_that_peft_has_wrapped():
     peft = pytest.importorskip('peft')

@@ -286,7 +286,7 @@ def _timm_groups(model):
     last = max(i for i,(_,o) in enumerate(layers) if any(m is head for m in o.modules()))  # holds the classifier
     rest = [(k, o) for k,o in layers[last][1].named_children() if o is not head] if layers[last][1] is not head else []
     body = layers[:last]
-    while not list(body[-1][1].parameters()): body.pop()  # pooling and dropout before the classifier are forward_head's
+    while not list(body[-1][1].state_dict()): body.pop()  # pooling and dropout before the classifier are forward_head's; a frozen BatchNorm is not
     for i,(p,o) in enumerate(body): body[i] = (body[i-1][0] if p is None else p, o)
     body.append((body[-1][0], Part(partial(model.forward_head, pre_logits=True), rest)))
     return [_one([o for _,o in g], nn.Sequential) for _,g in groupby(body, lambda o: o[0])] + [head]
