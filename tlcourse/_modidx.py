@@ -496,6 +496,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'tlcourse.forgetting._mask': ('lessons/forgetting.html#_mask', 'tlcourse/forgetting.py'),
                                      'tlcourse.forgetting._mean': ('lessons/forgetting.html#_mean', 'tlcourse/forgetting.py'),
                                      'tlcourse.forgetting._nbytes': ('lessons/forgetting.html#_nbytes', 'tlcourse/forgetting.py'),
+                                     'tlcourse.forgetting._nll': ('lessons/forgetting.html#_nll', 'tlcourse/forgetting.py'),
                                      'tlcourse.forgetting._outputs': ('lessons/forgetting.html#_outputs', 'tlcourse/forgetting.py'),
                                      'tlcourse.forgetting._restored': ('lessons/forgetting.html#_restored', 'tlcourse/forgetting.py'),
                                      'tlcourse.forgetting._resume': ('lessons/forgetting.html#_resume', 'tlcourse/forgetting.py'),

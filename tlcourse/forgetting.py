@@ -181,18 +181,21 @@ def _mask(logits, y, heads):
     zeros = logits.new_zeros(len(y), logits.shape[1]).as_subclass(torch.Tensor)
     return heads.mask(zeros, y) if heads else zeros
 
+def _nll(logits, y, mask, noise, labels):
+    "Negative log-likelihood of one item, or of a label drawn for it; logits [1, c]."
+    logits = logits[0] + mask
+    if labels == 'model': y = (logits.detach() + noise).argmax()
+    return -logits.log_softmax(0).gather(0, y[None])[0]
+
+# %% ../nbs/lessons/07_forgetting.ipynb #5c1fe0a7
 @contextmanager
 def _squares(model, params, labels):
     "A function from items to parts of a sum: the squared gradient of each one's log-likelihood, a tensor for each of `params`."
-    def loss(logits, y, mask, noise):
-        logits = logits[0] + mask
-        if labels == 'model': y = (logits.detach() + noise).argmax()
-        return -logits.log_softmax(0).gather(0, y[None])[0]
     def together(*items): # the gradients of a few items, each [b, *shape]
-        def one(params, x, *rest): return loss(functional_call(model, params, (x[None],)), *rest)
+        def one(params, x, *rest): return _nll(functional_call(model, params, (x[None],)), *rest, labels)
         return vmap(grad(one), (None, *[0]*len(items)))({k: p.detach() for k,p in params.items()}, *items).values()
     def alone(x, *rest): # of one item, [1, *shape]
-        grads = torch.autograd.grad(loss(model(x), *(o[0] for o in rest)), list(params.values()), materialize_grads=True)
+        grads = torch.autograd.grad(_nll(model(x), *(o[0] for o in rest), labels), list(params.values()), materialize_grads=True)
         return [g[None] for g in grads]
     def add(sums, gradients):
         for s,grads in zip(sums, gradients):
