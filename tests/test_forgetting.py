@@ -1,5 +1,6 @@
 "Forgetting: that each measure and each remedy is what its paper says, changes nothing where it should not, and that every mistake is one line."
 import copy, random
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -100,6 +101,7 @@ def test_large_networks_go_one_by_one_and_give_the_same():
     assert 4_000_000//sum(p.numel() for p in m.parameters()) == 1
     threads = torch.get_num_threads()
     with torch.no_grad(): got = fisher(m, [(x, y)], 'data')['4.weight']
+    with ThreadPoolExecutor(1) as pool: assert pool.submit(torch.get_num_threads).result() == threads # of a new thread, too
     assert torch.get_num_threads() == threads
     want = sum(torch.autograd.grad(F.cross_entropy(m(a[None]), b[None]), m[4].weight)[0]**2 for a,b in zip(x, y))/3
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-8)
