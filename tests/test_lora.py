@@ -100,7 +100,8 @@ def test_keeps_dtype():
 
 @pytest.mark.parametrize('layer,r,says', [
     (nn.Linear(5, 7), 6, 'r=6: give a whole number from 1 to 5.'), (nn.Linear(5, 7), 0, 'r=0'), (nn.Linear(5, 7), 2., 'r=2.0'),
-    (nn.Linear(5, 7), True, 'r=True'), (nn.Conv2d(4, 4, 3, groups=4), 2, 'depthwise'), (nn.LSTM(4, 4), 2, 'LSTM'),
+    (nn.Linear(5, 7), True, 'r=True'), (nn.Conv2d(4, 4, 3, groups=4), 2, 'depthwise'),
+    (backbones.Depthwise(4, 4, 3, padding=1, groups=4, bias=False), 2, 'depthwise'), (nn.LSTM(4, 4), 2, 'LSTM'),
     (nn.MultiheadAttention(4, 1).out_proj, 2, 'NonDynamicallyQuantizableLinear')])
 def test_what_lora_refuses(layer, r, says):
     if isinstance(layer, nn.LSTM): layer.weight = layer.weight_ih_l0
@@ -176,6 +177,12 @@ def test_layers():
     with pytest.raises(LoraError, match="where='query': no layer's name ends in it; there are 0, fc."): layers(net(), ['query'])
     with pytest.raises(LoraError, match='no linear layer'): layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2)))
     assert 'c' not in layers(net(), ['fc']) and list(layers(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Sequential(nn.Linear(4, 2))))) == ['0']
+
+
+def test_layers_of_a_loaded_network_include_its_depthwise_ones():
+    body = backbones.load('efficientnet_lite0', 3, pretrained=False)
+    assert {k.split('.')[-1] for k in layers(body, 'conv_dw')} == {'conv_dw'} and not any(k.endswith('conv_dw') for k in layers(body))
+    with pytest.raises(LoraError, match='small already'): adapt(body, where='conv_dw')
 
 
 # adapt

@@ -355,10 +355,11 @@ def test_wrong_use_says_what_to_do(call, says):
 
 def test_an_explorer_shows_its_figure_and_draws_it_anew(monkeypatch):
     "As in a live notebook: `interactive_output` itself shows nothing that a function gives back."
-    shown = []
+    shown, drawn = [], []
     monkeypatch.setattr(plots, '_live', lambda: True)
     monkeypatch.setattr('IPython.display.display', lambda o, **kw: shown.append(o))
     def draw(a):
+        drawn.append(a)
         fig, ax = plots.subplots(alt=f'a line to {a}')
         ax.plot([0, a])
         return fig
@@ -367,4 +368,4 @@ def test_an_explorer_shows_its_figure_and_draws_it_anew(monkeypatch):
     explorer._ipython_display_()
     assert figures() == ['a line to 3'] and sum(isinstance(o, dict) for o in shown) == 1
     explorer.controls['a'].value = 4
-    assert figures() == ['a line to 3', 'a line to 4']
+    assert figures() == ['a line to 3', 'a line to 4'] and drawn == [3, 4]

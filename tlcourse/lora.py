@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as pack
 from torch import nn
 
-from .backbones import BackboneError, groups
+from .backbones import BackboneError, Depthwise, groups
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -33,7 +33,7 @@ def _shape(layer):
     "Inputs, outputs, and a maker of a layer of the same kind that reads what `layer` reads, and of one that reads a place at a time."
     kw = dict(device=layer.weight.device, dtype=layer.weight.dtype)
     if type(layer) is nn.Linear: return layer.in_features, layer.out_features, partial(nn.Linear, **kw), partial(nn.Linear, **kw)
-    if type(layer) is not nn.Conv2d:
+    if type(layer) not in (nn.Conv2d, Depthwise):
         raise LoraError(f'{type(layer).__name__}: an adapter is for nn.Linear and nn.Conv2d itself, not for what derives from them.')
     if layer.groups != 1: raise LoraError(f'a convolution in {layer.groups} groups (depthwise) is small already: leave it out.')
     alike = partial(nn.Conv2d, kernel_size=layer.kernel_size, stride=layer.stride, padding=layer.padding, dilation=layer.dilation,
@@ -84,7 +84,7 @@ def layers(
 ) -> dict[str, nn.Module]: # by name, in order
     "The linear layers and convolutions of the body, the head left out: what an adapter can be put on."
     head = _head(model)
-    found = {k: m for k,m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d) and not f'{k}.'.startswith(f'{head}.')}
+    found = {k: m for k,m in model.named_modules() if type(m) in (nn.Linear, nn.Conv2d, Depthwise) and not f'{k}.'.startswith(f'{head}.')}
     if where is None: picked = {k: m for k,m in found.items() if type(m) is nn.Linear or m.kernel_size == (1, 1) and m.groups == 1}
     else:
         where = [where] if isinstance(where, str) else list(where)

@@ -335,9 +335,11 @@ class Explorer:
         if not _live(): raise NotImplementedError # IPython then takes the bundle
         from IPython.display import display
         from ipywidgets import VBox, interactive_output
-        def show(**values): display(self.draw(**values)) # interactive_output does not look at what a function gives back
+        first = [self.figure()]
+        picture = first[0]._repr_mimebundle_()[0]
+        def show(**values): display(first.pop() if first else self.draw(**values)) # interactive_output calls it at once, and ignores what it gives back
         box = VBox([*self.controls.values(), interactive_output(show, self.controls)])
-        display(box._repr_mimebundle_() | self.figure()._repr_mimebundle_()[0], raw=True)
+        display(box._repr_mimebundle_() | picture, raw=True)
 
 # %% ../nbs/foundations/03_plots.ipynb #e4b1b37c
 def explore(draw: Callable[..., Figure], # takes the values of the controls by name
