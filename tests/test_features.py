@@ -298,13 +298,12 @@ def test_what_cannot_be_compared_is_not_kept(home):
 
 def test_full_or_read_only_disk(home, monkeypatch):
     def full(*a): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(F.os, 'replace', full)
-    with pytest.warns(UserWarning, match='No space left on device') as w: f = extract(Net(), loader())
+    with monkeypatch.context() as m:
+        m.setattr(F.os, 'replace', full)
+        with pytest.warns(UserWarning, match='No space left on device') as w: f = extract(Net(), loader())
     assert len(w) == 1 and f.x.shape == (20, 5) and not files(home)
-    monkeypatch.undo()
     (home/'features').rmdir()
     (home/'features').write_text('in the way')
-    os.environ['TLCOURSE_HOME'] = str(home)
     with pytest.warns(UserWarning, match='not kept'): assert extract(Net(), loader()).x.shape == (20, 5)
 
 def test_bounded(home, monkeypatch):
