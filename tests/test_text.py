@@ -93,6 +93,11 @@ def test_a_padded_place_is_zeros_after_every_group(tiny):
         h = g(h)
         assert isinstance(h, torch.Tensor) and h.shape == (*mask.shape, 16) and torch.equal((h != 0).any(-1), mask.bool())
 
+def test_what_is_padded():
+    "A place counts unless all its entries are 0: negative ones, the smallest, and NaN count."
+    h = torch.tensor([[[0., -1], [0, 0], [-0., 0], [1e-40, 0], [float('nan'), 0]]], requires_grad=True)
+    assert T._mask(h).tolist() == [[True, False, False, True, True]] and torch.equal(T._mask(h), (h != 0).any(-1))
+
 def test_padding_gets_no_gradient_and_all_padding_is_no_nan(tiny):
     m = T.load(tiny, 2).train()
     m(torch.tensor([[2, 6, 3, 0], [0, 0, 0, 0]])).sum().backward()
