@@ -34,6 +34,7 @@ def each(nbs): return pytest.mark.parametrize('nb', nbs, ids=lambda o: o.stem)
 @each(NOTEBOOKS)
 def test_clean_and_small(nb):
     assert nb.stat().st_size < 1_000_000
+    assert set(json.loads(nb.read_text(encoding='utf-8'))['metadata'].get('language_info', {})) <= {'name'}, 'it names the Python of one machine'
     for c,o in outputs(nb):
         assert o['output_type'] != 'error', text(o)
         assert o.get('name') != 'stderr', f'a warning or a log was left in: {text(o)[:200]}'
