@@ -16,6 +16,8 @@ with warnings.catch_warnings():
     from fastai.vision.augment import RandTransform
     from fastai.vision.core import PILImage, TensorImage
 
+from .core import document
+
 # %% ../nbs/lessons/05_augmentation.ipynb #4e8b7583
 class PILTransform(RandTransform):
     "A random transform of PIL pictures, such as torchvision's or timm's, as one of fastai's `item_tfms`: applied in training only."
@@ -90,3 +92,6 @@ def ece(
     "Expected calibration error: the mean gap between confidence and accuracy (Guo et al., 2017)."
     t = reliability(probs, y, bins)
     return float(np.average((t.accuracy - t.confidence).abs(), weights=t.n))
+
+# %% ../nbs/lessons/05_augmentation.ipynb #91d0f56e
+document(globals())

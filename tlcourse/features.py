@@ -27,6 +27,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm.auto import tqdm
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #5365275c
+from .core import document, TLCourseError
 from .assets import home
 from .backbones import BackboneError, groups, input_config
 
@@ -40,7 +41,7 @@ with warnings.catch_warnings():
     from timm.layers import BatchNormAct2d, Conv2dSame
 
 # %% ../nbs/lessons/02_feature_extraction.ipynb #18d95f73
-class FeatureError(ValueError):
+class FeatureError(TLCourseError, ValueError):
     "Something is wrong with features or with what they are to be made of; the message is one line with the way out."
 
 @dataclass(repr=False)
@@ -445,3 +446,6 @@ def to_head(
     head.weight.copy_(w)
     head.bias.copy_(b)
     return model
+
+# %% ../nbs/lessons/02_feature_extraction.ipynb #7a563b2f
+document(globals())

@@ -34,11 +34,12 @@ with warnings.catch_warnings():
     from fastcore.foundation import L
     from fastprogress.fastprogress import progress_bar
 
+from .core import document, TLCourseError
 from .backbones import BackboneError, groups, load
 from .features import extract, fold_batchnorm, probe, to_head
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #ccf7d4f8
-class FinetuneError(ValueError):
+class FinetuneError(TLCourseError, ValueError):
     "Something is wrong with what is to be fine-tuned, or went wrong on the way; the message is one line with the way out."
     def __init__(self, message): super().__init__(message); self.message = message
     def __str__(self): return self.message # fastai writes lines about the callback into args
@@ -576,3 +577,6 @@ def _epoch(self:PrefixCache, do_epoch, k, rest):
 
 @patch
 def __getstate__(self:PrefixCache): return self.__dict__ | dict(kept={}) # an exported learner takes no activations along
+
+# %% ../nbs/lessons/03_fine_tuning.ipynb #df7ecd04
+document(globals())

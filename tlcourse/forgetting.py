@@ -26,6 +26,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.data import Subset, TensorDataset
 from tqdm.auto import tqdm
 
+from .core import document
 from .plots import QUIET, SERIES, Figure, learning_curve, subplots
 
 # %% ../nbs/lessons/07_forgetting.ipynb #0f5d03ea
@@ -562,3 +563,6 @@ def _restored(learn, cbs, state):
     for cb,o in zip(cbs, state['callbacks']):
         if isinstance(cb, Continual): cb.load_state_dict(o)
     return state['rows'], state['done']
+
+# %% ../nbs/lessons/07_forgetting.ipynb #f840a49e
+document(globals())

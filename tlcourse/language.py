@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../nbs/lessons/11_language_models.ipynb #a5bf94c1
+from .core import document, TLCourseError
 from .backbones import BackboneError, _hf_folder
 from .finetune import learner
 from .forgetting import tensors
@@ -40,7 +41,7 @@ with warnings.catch_warnings():
     from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 # %% ../nbs/lessons/11_language_models.ipynb #3425055e
-class LanguageError(ValueError):
+class LanguageError(TLCourseError, ValueError):
     "Something is wrong with texts, tags, questions, or with what is to read them; the message is one line with the way out."
 
 def _texts(texts, who):
@@ -490,3 +491,6 @@ def overlap_f1(true:str, pred:str) -> float:
     a, b = _normal(true), _normal(pred)
     same = sum((Counter(a) & Counter(b)).values())
     return 2*same/(len(a) + len(b)) if a and b else float(a == b)
+
+# %% ../nbs/lessons/11_language_models.ipynb #e3a2b01b
+document(globals())

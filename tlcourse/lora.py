@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as pack
 from torch import nn
 
+from .core import document, TLCourseError
 from .backbones import BackboneError, Depthwise, groups
 
 with warnings.catch_warnings():
@@ -26,7 +27,7 @@ with warnings.catch_warnings():
     from fastai.learner import Learner
 
 # %% ../nbs/lessons/10_lora.ipynb #e06333cf
-class LoraError(ValueError):
+class LoraError(TLCourseError, ValueError):
     "Something is wrong with an adapter or with what it is to be put into; the message is one line with the way out."
 
 def _shape(layer):
@@ -316,3 +317,6 @@ def _set(model, name, t):
     m, old = model.get_submodule(owner), model.get_submodule(owner)._parameters.get(k)
     if old is None: m._buffers[k] = t.to(m._buffers[k].device)
     else: m._parameters[k] = nn.Parameter(t.to(old.device), requires_grad=old.requires_grad)
+
+# %% ../nbs/lessons/10_lora.ipynb #eccccca9
+document(globals())

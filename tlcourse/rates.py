@@ -24,11 +24,12 @@ with warnings.catch_warnings():
     from fastai.torch_core import no_random
     from fastcore.foundation import L
 
+from .core import document, TLCourseError
 from .backbones import groups
 from .plots import Figure, subplots
 
 # %% ../nbs/lessons/04_learning_rates.ipynb #5e65dc1c
-class RateError(ValueError):
+class RateError(TLCourseError, ValueError):
     "A rate or a schedule that cannot be meant; the message says what to do."
 
 def _number(o): return isinstance(o, (int, float, np.number)) and not isinstance(o, bool) and math.isfinite(o)
@@ -131,3 +132,6 @@ def fit_warmup_cosine(
     lr, pct = _set_rates(learn, lr), warmup/n_epoch
     s = combine_scheds([pct, 1 - pct], [SchedLin(lr/div, lr), SchedCos(lr, 0*lr)])
     learn.fit(n_epoch, cbs=ParamScheduler({'lr': s}) + L(kwargs.pop('cbs', None)), **kwargs)
+
+# %% ../nbs/lessons/04_learning_rates.ipynb #6791bc50
+document(globals())

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback
     from fastai.callback.tracker import TrackerCallback
 
+from .core import document
 from .backbones import groups
 
 # %% ../nbs/lessons/06_regularization.ipynb #c2604984
@@ -105,3 +106,6 @@ def before_train(self:L2SP):
     if self.anchor is None: self.anchor = {k: p.detach().clone() for k,p in body.items()}
     self._body, self._head = _pairs(body, self.anchor), [p for p in self.model.parameters() if id(p) in head]
     _NoDecay.before_train(self)
+
+# %% ../nbs/lessons/06_regularization.ipynb #ac04efd2
+document(globals())

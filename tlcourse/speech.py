@@ -40,6 +40,7 @@ except ImportError as e:
     raise ImportError(f"tlcourse.speech needs {names.get(e.name, e.name)}; run pip install 'tlcourse[speech]'") from None
 
 # %% ../nbs/lessons/09_speech.ipynb #b444266c
+from .core import document, TLCourseError
 from .assets import fetch, home
 from .data import DataError, _layout, _listed, _online, split
 from .features import featurizer
@@ -52,7 +53,7 @@ with warnings.catch_warnings():
 # %% ../nbs/lessons/09_speech.ipynb #77d32902
 RATE = 16_000  # samples a second, as Whisper expects
 
-class SpeechError(ValueError):
+class SpeechError(TLCourseError, ValueError):
     "Something is wrong with a recording, a voice or what was asked of them; the message is one line with the way out."
 
 # %% ../nbs/lessons/09_speech.ipynb #c5dff23f
@@ -639,3 +640,6 @@ def wer(
     if len(said) != len(heard) or not said or not all(said):
         raise SpeechError(f'wer: {len(said)} texts said and {len(heard)} heard; give as many of each, none empty.')
     return jiwer.wer(said, heard)
+
+# %% ../nbs/lessons/09_speech.ipynb #1136b4c5
+document(globals())

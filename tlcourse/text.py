@@ -28,6 +28,7 @@ try:
 except ImportError: raise ImportError("tlcourse.text needs Transformers; run pip install 'tlcourse[text]'") from None
 
 # %% ../nbs/lessons/08_text.ipynb #6b5f1416
+from .core import document, TLCourseError
 from .assets import fetch
 from .backbones import BackboneError, _hf_folder
 from .data import DataError, Label, split
@@ -40,7 +41,7 @@ with warnings.catch_warnings():
     from fastai.torch_core import TitledStr, no_random
 
 # %% ../nbs/lessons/08_text.ipynb #3818978c
-class TextError(ValueError):
+class TextError(TLCourseError, ValueError):
     "Something is wrong with texts or with what is to read them; the message is one line with the way out."
 
 @contextmanager
@@ -471,3 +472,6 @@ class InContext(Reword):
             best = [w for w in tok.convert_ids_to_tokens(self.lm.vocab[logits.topk(4*self.k).indices].tolist()) if w.isalpha() and w != words[i].lower()]
             words[i] = random.choice(best[:self.k] or [words[i]])
         return words
+
+# %% ../nbs/lessons/08_text.ipynb #a852be0a
+document(globals())
