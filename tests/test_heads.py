@@ -1,6 +1,5 @@
 "Heads on tokens and spans against Transformers' own, brute force and the papers' definitions; and one line for each kind of bad input."
-import math, re
-from collections import Counter
+import math, re, warnings
 
 import numpy as np
 import pandas as pd
@@ -194,3 +193,97 @@ def test_matches_as_squad_defines_them():
     assert G.exact_match('The BBC.', 'bbc') and G.exact_match('$1.5bn', '1.5bn') and not G.exact_match('BBC News', 'BBC')
     assert G.overlap_f1('BBC News', 'the BBC') == 2/3 and G.overlap_f1('a b', 'c') == 0 and G.overlap_f1('the', 'a') == 1
     assert G.overlap_f1('x x y', 'x') == .5
+
+
+# ---- against the measures that others use
+
+def random_tags(rng, n): return [[None if rng.random() < .1 else V[k] for k in rng.integers(5, size=rng.integers(1, 12))] for _ in range(n)]
+
+def test_entity_f1_is_seqevals():
+    "seqeval as it comes, which is CoNLL's script; a tag that is not known counts as O on both sides."
+    seqeval = pytest.importorskip('seqeval.metrics')
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        true = random_tags(rng, 4)
+        pred = [[V[k] for k in rng.integers(5, size=len(o))] for o in true]
+        got = G.entity_f1(true, pred)
+        a, b = [[o or 'O' for o in t] for t in true], [['O' if o is None else q for o,q in zip(t, p)] for t,p in zip(true, pred)]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            want = [f(a, b, zero_division=0) for f in (seqeval.precision_score, seqeval.recall_score, seqeval.f1_score)]
+        assert np.allclose([got['precision'], got['recall'], got['f1']], want), (true, pred)
+
+def test_strict_seqeval_differs_where_a_name_begins_with_i():
+    pytest.importorskip('seqeval')
+    from seqeval.metrics import f1_score
+    from seqeval.scheme import IOB2
+    true, pred = [['O', 'B-PER', 'I-PER']], [['O', 'I-PER', 'I-PER']]
+    assert G.entity_f1(true, pred)['f1'] == f1_score(true, pred) == 1 and f1_score(true, pred, mode='strict', scheme=IOB2) == 0
+    whole = [['B-PER', 'I-PER', 'O', 'B-OTHER'], ['O', 'B-PER']], [['B-PER', 'O', 'O', 'B-OTHER'], ['O', 'B-OTHER']]
+    assert math.isclose(G.entity_f1(*whole)['f1'], f1_score(*whole, mode='strict', scheme=IOB2)), 'and agrees where every name begins with B'
+
+def test_matches_are_torchmetrics_squad():
+    text = pytest.importorskip('torchmetrics.functional.text')
+    words = ['the', 'a', 'An', 'BBC', 'bbc', 'News', '$1.5bn', '£29,000', '29,000', 'snake_case', 'x-ray', 'Été', 'U.S.', '“quoted”', '12%', '', '.']
+    rng, same = np.random.default_rng(0), 0
+    for _ in range(500):
+        a, b = (' '.join(words[k] for k in rng.integers(len(words), size=rng.integers(0, 4))) for _ in range(2))
+        if rng.random() < .3: b = f'The {a.upper()}.'
+        want = text.squad([dict(prediction_text=b, id='0')], [dict(answers=dict(answer_start=[0], text=[a]), id='0')])
+        assert math.isclose(G.exact_match(a, b), want['exact_match']/100) and math.isclose(G.overlap_f1(a, b), want['f1']/100, abs_tol=1e-6), (a, b)
+        same += G.exact_match(a, b)
+    assert 50 < same < 450
+
+
+# ---- other encoders, 16 bits, dropout
+
+def folder(config, kind, bert, path, dtype=torch.float32):
+    "A folder with an encoder of random weights and the tokenizer of `bert`."
+    torch.manual_seed(0)
+    kind(config).to(dtype).save_pretrained(path)
+    G.tokenizer(bert).save_pretrained(path)
+    return f'hf:{path}'
+
+SMALL = dict(vocab_size=45, num_labels=5, pad_token_id=0)
+
+def test_dropout_is_off_unless_it_is_asked_for(bert):
+    for kw,want in ((dict(), 0.), (dict(hidden_dropout_prob=.3), .3), (dict(hidden_dropout_prob=.3, classifier_dropout=.2), .3)):
+        m = G.with_head(transformers.BertForTokenClassification, bert, num_labels=2, **kw)
+        assert m.config.hidden_dropout_prob == want == m.bert.encoder.layer[0].output.dropout.p and m.config.attention_probs_dropout_prob == 0
+        assert m.dropout.p == kw.get('classifier_dropout', want)
+        ids = torch.tensor([[2, 5, 6, 3]])
+        assert torch.equal(m.train()(ids).logits, m(ids).logits) == (want == 0)
+
+def test_no_dropout_in_other_families_either(bert, tmp_path):
+    name = folder(transformers.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, **SMALL), transformers.DistilBertModel, bert, tmp_path/'d')
+    for kind in (transformers.DistilBertForTokenClassification, transformers.DistilBertForSequenceClassification, transformers.DistilBertForQuestionAnswering):
+        m = G.with_head(kind, name)
+        assert not any(o.p for o in m.modules() if isinstance(o, torch.nn.Dropout))
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_a_checkpoint_in_16_bits_becomes_float32(bert, dtype, tmp_path):
+    name = folder(transformers.BertConfig.from_pretrained(bert[3:]), transformers.BertModel, bert, tmp_path/'b', dtype)
+    for kind in (transformers.BertForTokenClassification, transformers.BertForQuestionAnswering): assert {p.dtype for p in G.with_head(kind, name).parameters()} == {torch.float32}
+    assert len(G.tag(G.with_head(transformers.BertForTokenClassification, name, num_labels=2), [['the', 'deal']])[0]) == 2
+
+def test_distilbert_roberta_and_gpt_tag_and_answer(bert, tmp_path):
+    made = dict(d=(transformers.DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=32, **SMALL), transformers.DistilBertModel,
+                   transformers.DistilBertForTokenClassification, transformers.DistilBertForQuestionAnswering),
+                r=(transformers.RobertaConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=98, type_vocab_size=2, **SMALL),
+                   transformers.RobertaModel, transformers.RobertaForTokenClassification, transformers.RobertaForQuestionAnswering),
+                g=(transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=96, bos_token_id=1, eos_token_id=1, **SMALL), transformers.GPT2Model,
+                   transformers.GPT2ForTokenClassification, None))
+    df = pd.DataFrame([dict(question='who said?', context='the deal Mr Brown said', answer='Brown', start=12)]*2)
+    for k,(config, body, words, spans) in made.items():
+        name = folder(config, body, bert, tmp_path/k)
+        assert [len(o) for o in G.tag(G.with_head(words, name, num_labels=2), [['the', 'deal'], ['x']])] == [2, 1]
+        if not spans: continue
+        reader = G.with_head(spans, name)
+        got, seen = G.answers(reader, df), []
+        enc = reader.tokenizer(list(df.question), list(df.context), return_tensors='pt')
+        if k == 'd': enc.pop('token_type_ids', None)
+        with torch.no_grad(): out = reader(**enc)
+        inside = torch.tensor([o == 1 for o in enc.sequence_ids(0)])
+        a, b = G.best_span(out.start_logits[:1], out.end_logits[:1], inside[None])[0].tolist()
+        text = reader.tokenizer(df.question[0], df.context[0], return_offsets_mapping=True).offset_mapping
+        assert got[0] == df.context[0][text[a][0]:text[b][1]]

@@ -170,3 +170,27 @@ def test_a_classifier_reads_the_mean_and_ignores_padding(lm):
     c[0].body.wte.weight.data[:] = 0
     assert lm.transformer.wte.weight.abs().sum() > 0  # a copy
     fails(lambda: G.classifier(lm, 1), 'two classes')
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_a_folder_in_16_bits_becomes_float32(lm, dtype, tmp_path):
+    import copy
+    copy.deepcopy(lm).to(dtype).save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    for m in (G.causal(f'hf:{tmp_path}'), G.causal(f'hf:{tmp_path}', pretrained=False)):
+        assert {p.dtype for p in m.parameters()} == {torch.float32}
+        assert {p.dtype for p in G.classifier(m, 3).parameters()} == {torch.float32} and G.score(m, TEXTS[:2]).nats.dtype == np.float64
+        G.classifier(m, 3)(torch.tensor([[0, 5, 6, 1]])).sum().backward()
+
+def test_the_classifier_takes_an_adapter(lm, tmp_path):
+    pytest.importorskip('peft')
+    from tlcourse.lora import adapt, attach, merge, save
+    torch.manual_seed(0)
+    base, ids = G.classifier(lm, 3), torch.tensor([[0, 5, 6, 1]])
+    import copy
+    m = adapt(copy.deepcopy(base), 'lora', r=2)
+    assert torch.equal(m(ids), base(ids)) and m.adaptation.head == 'head'
+    for p in m.parameters():
+        if p.requires_grad: p.data += .3*torch.randn_like(p)
+    m.eval()
+    want = m(ids)
+    assert torch.allclose(merge(m)(ids), want, atol=1e-4) and torch.allclose(attach(base, save(m, tmp_path/'a'))(ids), want, atol=1e-5)

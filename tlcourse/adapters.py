@@ -285,7 +285,7 @@ def _spec(sample):
 def _made_up(shape, most):
     "An input of this shape, always the same."
     n = torch.arange(torch.Size(shape).numel())
-    x = (n*.7).sin() if most is None else n*7 % (most - 1) + 1 if most > 1 else torch.ones_like(n) # ones in masks; no 0, which may be padding
+    x = (n*.7 + .5).sin() if most is None else n*7 % (most - 1) + 1 if most > 1 else torch.ones_like(n) # ones in masks; no 0, which may be padding
     return x.view(shape)
 
 def _guesses(model):
@@ -500,7 +500,7 @@ def _exported(model):
         raise LoraError(f"export_peft: peft would not keep {kept[0]}, which has changed; name its module in adapt(..., modules_to_save=['{kept[0].split('.')[-2]}']), or use save.")
     config = model.peft_config['default']
     for w in config.modules_to_save or ():
-        if clash := [k for k,_ in model.named_modules() if k.endswith(w) and k != w and '.modules_to_save' not in k and '.original_module' not in k]:
+        if clash := [k for k,_ in model.named_modules() if k.endswith(w) and k not in config.modules_to_save and '.modules_to_save' not in k and '.original_module' not in k]:
             raise LoraError(f'export_peft: peft would take {clash[0]} for {w}, since its name ends alike; give the head a name of its own, or use save.')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -563,7 +563,7 @@ def import_peft(
         try:
             inject_adapter_in_model(config, new)
             left = set_peft_model_state_dict(new, tensors)
-        except (KeyError, ValueError, RuntimeError, NotImplementedError) as e:
+        except (KeyError, TypeError, ValueError, RuntimeError, NotImplementedError) as e:
             raise LoraError(f'{folder} was made for another model ({first_line(e)}).') from None
         lost = [*left.unexpected_keys, *(k for k in left.missing_keys if '.lora_' in k)]
         if lost: raise LoraError(f'{folder} was made for another model: {lost[0]} is only in one of the two.')

@@ -51,6 +51,7 @@ def with_head(
 ) -> PreTrainedModel:       # in evaluation mode, float32; the body pretrained, the head random; with `.tokenizer`
     "An encoder under another head; no dropout unless `config` says so."
     folder = _folder(name, pretrained)
+    if kind.__name__.endswith('QuestionAnswering'): config = dict(num_labels=2) | config # beginning and end
     try:
         with _quiet():
             cfg = kind.config_class.from_pretrained(folder, **config)
@@ -190,7 +191,7 @@ def tag(
     for at in range(0, len(words), bs):
         some = [list(map(str, o)) for o in words[at:at+bs]]
         enc = model.tokenizer(some, is_split_into_words=True, truncation=True, padding=True, return_tensors='pt')
-        said = model.eval()(enc.input_ids.to(model.device), enc.attention_mask.to(model.device)).logits.argmax(-1).cpu()
+        said = model.eval()(input_ids=enc.input_ids.to(model.device), attention_mask=enc.attention_mask.to(model.device)).logits.argmax(-1).cpu()
         for i,w in enumerate(some):
             first = {k: j for j,k in reversed([*enumerate(enc.word_ids(i))])}
             out.append([model.config.id2label[said[i, first[k]].item()] if k in first else 'O' for k in range(len(w))])
