@@ -17,9 +17,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from .core import TLCourseError, document
-try: from tlcourse.text import ByLength, _first, _folder, _local, _quiet, tokenizer
+from .core import TLCourseError, document, first_line
+try: from tlcourse.text import _folder, _local, _quiet
 except ImportError: raise ImportError("tlcourse.heads needs Transformers; run pip install 'tlcourse[text]'") from None
+from .corpora import ByLength, tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -59,7 +60,7 @@ def with_head(
                 if 'drop' in k and k not in config and isinstance(v, float): setattr(cfg, k, 0.)
             model = kind.from_pretrained(folder, config=cfg, use_safetensors=True, **_local) if pretrained else kind(cfg)
     except (OSError, ValueError, RuntimeError, KeyError) as e:
-        raise LanguageError(f'{name}: {kind.__name__} finds no encoder of its kind there ({_first(e)}).') from None
+        raise LanguageError(f'{name}: {kind.__name__} finds no encoder of its kind there ({first_line(e)}).') from None
     return with_tokenizer(model.float(), tokenizer(name))
 
 def with_tokenizer(model, tok):

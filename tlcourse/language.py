@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../nbs/lessons/11_language_models.ipynb #a5bf94c1
-from .core import document, moved
+from .core import document, first_line, moved
 from .backbones import BackboneError, _hf_folder
 from .finetune import learner
 from .forgetting import tensors
 from .heads import LanguageError, answers, checked_texts, tag, with_head, with_tokenizer
-from .text import MeanPool, _first, _local, _quiet
+from .text import MeanPool, _local, _quiet
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -77,7 +77,7 @@ def causal(
             lm = (GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True, **_local) if pretrained
                   else _random(GPT2Config.from_pretrained(folder, **_local), seed))
     except BackboneError as e: raise LanguageError(f"{str(e).partition('; connect')[0].rstrip('.')}; connect, or take 'small'.") from None
-    except (OSError, ValueError, RuntimeError, KeyError) as e: raise LanguageError(f'{source}: there is no GPT-2 in it ({_first(e)}).') from None
+    except (OSError, ValueError, RuntimeError, KeyError) as e: raise LanguageError(f'{source}: there is no GPT-2 in it ({first_line(e)}).') from None
     return with_tokenizer(lm.float(), tok)
 
 # %% ../nbs/lessons/11_language_models.ipynb #22e5a717
