@@ -1,10 +1,9 @@
 "Adapters in any network: heads, layers, merging and folders against peft itself; and what a file must notice of the body it is put on."
-import copy, hashlib, json, math, re, warnings
+import copy, hashlib, json, math, warnings
 
 import pytest, torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
 
 peft, tr = pytest.importorskip('peft'), pytest.importorskip('transformers')
 

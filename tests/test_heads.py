@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import torch.nn.functional as F
 
 transformers = pytest.importorskip('transformers', reason="the text extra is not installed")
 

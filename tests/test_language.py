@@ -1,5 +1,5 @@
 "Language models and heads against Transformers' own, brute force and the papers' definitions; and one line for each kind of bad input."
-import math, re
+import math
 from collections import Counter
 
 import numpy as np

@@ -73,7 +73,7 @@ def _group_sides(y, groups, share, seed, kind):
         if lost == (0, 0): break
     (train, valid), inside = best
     if train: raise kind.error(f'{train} of {c} classes would be in validation only, whichever groups it takes: merge classes, or split without groups.')
-    if valid: warnings.warn(f'{valid} of {c} classes are in too few groups to be in validation too; nothing judges them.', stacklevel=4)
+    if valid: warnings.warn(f'{valid} of {c} classes are in too few groups to be in validation too; nothing judges them.', stacklevel=6)
     return np.isin(g, names[inside])
 
 def _split_groups(y, n_train, n_valid, seed, groups, kind, valid):
@@ -309,7 +309,7 @@ def _parts(root, subs, kind):
         if _keys(parts[r]) & _keys(parts['train']): continue
         if r == 'test' and not parts[r]: del parts[r]; continue # without labels: to predict
         if r == 'test' and 'valid' in parts:
-            warnings.warn(f'{found[r]} is left out: none of its folders ({", ".join(o.name for o in parts[r][:3])}) is a class of {found["train"].name}.', stacklevel=4)
+            warnings.warn(f'{found[r]} is left out: none of its folders ({", ".join(o.name for o in parts[r][:3])}) is a class of {found["train"].name}.', stacklevel=5)
             del parts[r]
         elif only or not parts[r]: raise kind.error(f'{root}: {names} have no class folder in common: give each the same folders, one a class.')
         else: return None
@@ -331,8 +331,10 @@ def layout(
 
     Raises the error of `kind` if there are no classes, or if what look like classes all hold the same folders."""
     root = Path(root)
-    subs = [o for o in _dirs(root, kind) if o not in leave]
-    while len(subs) == 1 and (inner := _dirs(subs[0], kind)) and any(roles([o.name for o in inner], kind).values()): root, subs = subs[0], inner
+    subs, leave = _dirs(root, kind), set(leave)
+    subs = [o for o in subs if o not in leave]
+    while len(subs) == 1 and (inner := _dirs(subs[0], kind)) and (
+        any(roles([o.name for o in inner], kind).values()) or leave and role(subs[0].name) == 'train'): root, subs = subs[0], inner
     parts = _parts(root, subs, kind)
     if parts is None:
         inner = {o.name: _keys(_dirs(o, kind)) for o in subs}
