@@ -58,14 +58,27 @@ def test_masked_lm_learns_what_it_can_and_moves_nothing_else(tiny):
     again = R.fit_masked_lm(lines, tiny, layer=2, epochs=8, lr=1e-2, max_length=20)
     assert all(torch.equal(a, b) for a,b in zip(lm.state_dict().values(), again.state_dict().values()))
 
-def test_pretrained_masked_lm(tmp_path, tiny):
-    name = make(tmp_path)
-    torch.manual_seed(0)
-    whole = transformers.BertForMaskedLM(transformers.BertConfig.from_pretrained(tmp_path)).eval()
-    whole.save_pretrained(tmp_path)
+HEADS = [k for k in KINDS if k not in ('camembert', 'electra-projected', 'albert-groups', 'deberta-v3')]
+
+@pytest.mark.parametrize('half', [False, True])
+@pytest.mark.parametrize('kind', HEADS)
+def test_pretrained_masked_lm(tmp_path, kind, half):
+    "Each head of Transformers, from a checkpoint in float16 too, gives the logits of the whole."
+    name = make(tmp_path, kind, 'ForMaskedLM', half)
     lm = R.masked_lm(name)
+    whole = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids, mask = ids_of(T.load(name), ['the good [MASK] s', 'cat'])
     with torch.no_grad(): want, got = whole(input_ids=ids, attention_mask=mask).logits, lm(ids)
-    assert torch.allclose(got[mask.bool()], want[mask.bool()], atol=1e-5) and len(lm.vocab) == got.shape[-1]
+    assert got.dtype == torch.float32 and torch.allclose(got[mask.bool()], want[mask.bool()], atol=1e-4) and len(lm.vocab) == got.shape[-1]
     R.InContext(lm, 1., 2, 20)('cat law', split_idx=0)
-    fails(lambda: R.masked_lm(make(tmp_path/'e', 'Electra', embedding_size=16)), 'head')
+
+def test_no_masked_lm_of_an_unknown_kind(tmp_path):
+    fails(lambda: R.masked_lm(make(tmp_path, 'deberta-v3', 'ForMaskedLM', legacy=False)), 'head', 'fit_masked_lm')
+    fails(lambda: R.masked_lm(f'hf:{tmp_path}/nowhere/at/all'), 'no such folder')
+
+@pytest.mark.parametrize('kind', ['distilbert', 'modernbert', 'mpnet'])
+def test_neighbors_and_fitted_heads_of_other_kinds(tmp_path, kind):
+    name = make(tmp_path, kind)
+    assert len(R.neighbors('cat', 3, name)) == 3
+    lm = R.fit_masked_lm(['cat dog law', 'dog law cat']*20, name, layer=2, epochs=1)
+    assert lm(torch.tensor([[2, 6, 3]])).shape[-1] == len(lm.vocab)

@@ -1,5 +1,6 @@
 "Encoders against Transformers' own, features, fine-tuning, attribution."
-import subprocess, sys, warnings
+import pickle, subprocess, sys, warnings
+from copy import deepcopy
 
 import numpy as np
 import pandas as pd
@@ -19,19 +20,59 @@ pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
 def mean_of(name, ids, mask):
     "What Transformers says itself: the last hidden states, averaged under the mask."
-    folder = T._folder(name)
-    model = transformers.AutoModel.from_pretrained(folder).eval()
+    folder = assets.fetch(name, progress=False) if name == 'minilm' else name[3:]
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad(): h = model(input_ids=ids, attention_mask=mask).last_hidden_state
     return torch.stack([a[m.bool()].mean(0) for a,m in zip(h, mask)]), h
 
-@pytest.mark.parametrize('cls', ['Bert', 'Electra'])
-def test_same_as_transformers(tmp_path, cls):
-    name = make(tmp_path, cls, **dict(embedding_size=16) if cls == 'Electra' else {})
+@pytest.mark.parametrize('kind', KINDS)
+def test_same_as_transformers(tmp_path, kind):
+    "The oracle is AutoModel with an attention mask; texts are as long as tokens can be far apart, and beyond any window."
+    name = make(tmp_path, kind)
     m = T.load(name)
-    ids, mask = ids_of(m, list(sentences().text[:9]))
+    ids, mask = ids_of(m, [*sentences().text[:9], 'the good cat '*6])
     want, h = mean_of(name, ids, mask)
     with torch.no_grad(): got, inner = m(ids), m[:-1](ids)
-    assert (mask == 0).any() and torch.allclose(got, want, atol=1e-5) and torch.allclose(inner, h*mask[..., None], atol=1e-5)
+    assert (mask == 0).any() and ids.shape[1] == 20 and want.std() > .01
+    assert torch.allclose(got, want, atol=1e-5) and torch.allclose(inner, h*mask[..., None], atol=1e-5)
+    longer = torch.nn.functional.pad(ids[:9], (0, 20 - ids[:9].shape[1]), value=m.tokenizer.pad_token_id)
+    with torch.no_grad(): alone = torch.cat([m(o[o != m.tokenizer.pad_token_id][None]) for o in ids])
+    assert torch.allclose(alone, want, atol=1e-5) and torch.allclose(m(longer), want[:9], atol=1e-5)
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_each_weight_is_in_one_group_and_learns(tmp_path, kind):
+    m = T.load(make(tmp_path, kind), 2).train()
+    owned = [{id(p) for p in g.parameters()} for g in groups(m)]
+    assert sum(map(len, owned)) == len(set.union(*owned)) and len(owned) == (4 if 'albert' in kind else 6)
+    m(ids_of(m, list(sentences().text[:9]))[0]).square().sum().backward()
+    idle = {k for k,p in m.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert all('token_type' in k or k.endswith('key.bias') or 'position_embeddings' in k and kind == 'deberta-v3' for k in idle), idle
+
+@pytest.mark.parametrize('kind', ['mpnet', 'deberta-v2-xlarge', 'albert', 'modernbert'])
+def test_copies_stand_on_their_own(tmp_path, kind):
+    "What layers share goes with a copy: a copy computed with the original's weights once."
+    m = T.load(make(tmp_path, kind))
+    ids = ids_of(m, list(sentences().text[:4]))[0]
+    with torch.no_grad(): before = m(ids)
+    for copy in (deepcopy(m), pickle.loads(pickle.dumps(m))):
+        with torch.no_grad():
+            assert torch.equal(copy(ids), before)
+            for p in m.parameters(): p.mul_(-1.3)
+            assert torch.equal(copy(ids), before) and not torch.allclose(m(ids), before, atol=1e-2)
+            for p in m.parameters(): p.div_(-1.3)
+    shared = copy[0].shared
+    if kind == 'mpnet':
+        with torch.no_grad(): shared.relative_attention_bias.weight.add_(torch.randn_like(shared.relative_attention_bias.weight)); assert not torch.allclose(copy(ids), before, atol=1e-3)
+
+@pytest.mark.parametrize('kind', ['bert', 'mpnet', 'modernbert', 'distilbert'])
+def test_half_precision_checkpoints_compute_in_float32(tmp_path, kind):
+    name = make(tmp_path, kind, half=True)
+    m = T.load(name, 2)
+    ids, mask = ids_of(m, list(sentences().text[:5]))
+    assert {p.dtype for p in m.parameters()} == {torch.float32} and next(iter(transformers.AutoModel.from_pretrained(tmp_path).parameters())).dtype == torch.float16
+    whole = transformers.AutoModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    with torch.no_grad(): want, got = whole(input_ids=ids, attention_mask=mask).last_hidden_state*mask[..., None], m[:-2](ids)
+    assert torch.allclose(got, want, atol=1e-5)
 
 def test_minilm_same_as_transformers():
     try: assets.fetch('minilm', progress=False)
@@ -75,9 +116,10 @@ def test_groups(tiny):
     assert type(m.layer0.layer).__name__ == 'BertLayer' and type(m.embeddings.embeddings).__name__ == 'BertEmbeddings'
     assert not m.training and m.tokenizer is C.tokenizer(tiny) and isinstance(m[1:3], nn.Sequential)
 
-def test_dropout_is_off_unless_asked_for(tiny):
-    x = torch.tensor([[2, 6, 7, 3]])
-    still, noisy = T.load(tiny).train(), T.load(tiny, dropout=.3).train()
+@pytest.mark.parametrize('kind', KINDS)
+def test_dropout_is_off_unless_asked_for(tmp_path, kind):
+    x, name = torch.tensor([[2, 6, 7, 3]]), make(tmp_path, kind)
+    still, noisy = T.load(name).train(), T.load(name, dropout=.3).train()
     assert torch.equal(still(x), still(x)) and not torch.equal(noisy(x), noisy(x))
 
 def test_random_weights_and_heads_follow_the_seed(tiny):
@@ -90,8 +132,11 @@ def test_load_refuses(tiny, tmp_path):
     fails(lambda: T.load(tiny, 0), 'n_out', '1 or more')
     fails(lambda: T.load(f'hf:{tmp_path}/a/b/c'), 'no such folder')
     fails(lambda: T.load(f'hf:{tmp_path}'), 'Transformers')
-    fails(lambda: T.load(make(tmp_path/'e', 'Electra', embedding_size=8)), 'BERT-type')
-    fails(lambda: T.load(make(tmp_path/'d', 'DistilBert', dim=16, n_layers=1, n_heads=2, hidden_dim=8)), 'BERT-type')
+    transformers.RoFormerConfig(vocab_size=40, **SIZES).save_pretrained(make(tmp_path/'r')[3:])
+    fails(lambda: T.load(f'hf:{tmp_path}/r', pretrained=False), 'RoFormerModel', 'no plain sequence')
+    transformers.GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2).save_pretrained(tmp_path/'g')
+    transformers.AutoTokenizer.from_pretrained(tiny[3:]).save_pretrained(tmp_path/'g')
+    fails(lambda: T.load(f'hf:{tmp_path}/g', pretrained=False), 'GPT2Model', 'kind of BERT')
 
 def test_forward_refuses(tiny):
     m = T.load(tiny)

@@ -12,15 +12,34 @@ from tlcourse.corpora import TextError
 WORDS = 'the a of good bad fine poor cat dog ball game team vote law tax film song star code chip data naive caf ##e s un ##likely'.split()
 
 
-def make(path, cls='Bert', **kw):
-    "A tiny encoder of a kind of Transformers, with random weights, saved in `path`."
+SIZES = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24)
+KINDS = {  # kind of encoder: its class in Transformers, and its configuration
+    'bert': ('Bert', SIZES), 'electra': ('Electra', SIZES | dict(embedding_size=16)), 'electra-projected': ('Electra', SIZES | dict(embedding_size=8)),
+    'roberta': ('Roberta', SIZES | dict(pad_token_id=1)), 'xlm-roberta': ('XLMRoberta', SIZES | dict(pad_token_id=1)),
+    'camembert': ('Camembert', SIZES | dict(pad_token_id=1)), 'distilbert': ('DistilBert', dict(dim=16, n_layers=3, n_heads=2, hidden_dim=24)),
+    'mpnet': ('MPNet', SIZES | dict(pad_token_id=1)),
+    'deberta': ('Deberta', SIZES | dict(relative_attention=True, pos_att_type=['c2p', 'p2c'], max_relative_positions=6)),
+    'deberta-v3': ('DebertaV2', SIZES | dict(relative_attention=True, pos_att_type=['c2p', 'p2c'], position_buckets=4, norm_rel_ebd='layer_norm',
+                                             position_biased_input=False, share_att_key=True, type_vocab_size=0)),
+    'deberta-v2-xlarge': ('DebertaV2', SIZES | dict(relative_attention=True, pos_att_type=['c2p', 'p2c'], position_buckets=4, conv_kernel_size=3, conv_act='gelu')),
+    'albert': ('Albert', SIZES | dict(embedding_size=8)), 'albert-groups': ('Albert', SIZES | dict(embedding_size=8, num_hidden_groups=3, inner_group_num=2)),
+    'modernbert': ('ModernBert', SIZES | dict(local_attention=4, global_attn_every_n_layers=2, pad_token_id=0, cls_token_id=2, sep_token_id=3))}
+
+def make(path, kind='bert', head='Model', half=False, **kw):
+    "A tiny encoder of a kind of Transformers, with random weights, saved in `path` with its tokenizer."
+    cls, config = KINDS[kind]
     vocab = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *WORDS]
+    if config.get('pad_token_id'): vocab[:2] = vocab[1::-1]
     path.mkdir(parents=True, exist_ok=True)
     (path/'vocab.txt').write_text('\n'.join(vocab), encoding='utf-8')
     torch.manual_seed(0)
-    config = getattr(transformers, f'{cls}Config')(**dict(vocab_size=len(vocab), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24,
-                                                        max_position_embeddings=20, initializer_range=.3) | kw)
-    getattr(transformers, f'{cls}Model')(config).save_pretrained(path)
+    config = getattr(transformers, f'{cls}Config')(**dict(vocab_size=len(vocab), max_position_embeddings=20 + 2*bool(config.get('pad_token_id')),
+                                                        initializer_range=.3) | config | kw)
+    model = getattr(transformers, f'{cls}{head}')(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            if kind != 'bert' and p.std() == 0: p.add_(.3*torch.randn_like(p)) # biases and norms too
+    (model.half() if half else model).save_pretrained(path)
     transformers.BertTokenizer(str(path/'vocab.txt'), model_max_length=20).save_pretrained(path)
     return f'hf:{path}'
 

@@ -23,6 +23,7 @@ with warnings.catch_warnings():
 
 from .core import document, first_line as _first
 from .corpora import Text, TextError, tokenizer
+from .encoders import lm_head
 from .text import _folder, _local, _quiet, load
 
 # %% ../nbs/foundations/reword.ipynb #f7ecdd64
@@ -53,7 +54,7 @@ def _content(w): return len(w) > 2 and w.isalpha() and w not in ENGLISH_STOP_WOR
 @lru_cache(maxsize=2)
 def _table(name, most=20):
     "Each of the 12,000 commonest words in the vocabulary, which goes by frequency, and its nearest by the cosine in the embedding table."
-    tok, table = tokenizer(name), load(name)[0].embeddings.word_embeddings.weight.detach()
+    tok, table = tokenizer(name), _word_table(load(name))
     ids = sorted((i, w) for w,i in tok.get_vocab().items() if _content(w))
     words = {w: i for i,w in ids[:12_000]}
     z = nn.functional.normalize(table[list(words.values())] - table.mean(0), dim=1)
@@ -79,18 +80,20 @@ class MaskedLM(nn.Module):
     def forward(self, ids): return self.head(self.body(ids))
 
 def masked_lm(
-    name:str, # 'hf:REPO or folder' of a BERT with the head of its own pretraining
+    name:str, # 'hf:REPO or folder' of an encoder with the head of its own pretraining
 ) -> MaskedLM:
     "A masked language model as it was pretrained."
     with _quiet():
-        try: whole = AutoModelForMaskedLM.from_pretrained(_folder(name), use_safetensors=True, **_local)
+        try: whole = AutoModelForMaskedLM.from_pretrained(_folder(name), use_safetensors=True, dtype=torch.float32, **_local)
         except (OSError, ValueError, RuntimeError, KeyError) as e: raise TextError(f'{name}: Transformers finds no masked language model there ({_first(e)}).') from None
-    if not hasattr(whole, 'cls'): raise TextError(f'{name}: {type(whole).__name__} has no head of the kind of BERT; fit one with fit_masked_lm.')
-    return MaskedLM(load(name)[:-1], whole.cls, torch.arange(whole.config.vocab_size), name).eval()
+    if (head := lm_head(whole)) is None: raise TextError(f'{name}: the head of {type(whole).__name__} is not of a known kind; fit one with fit_masked_lm.')
+    return MaskedLM(load(name)[:-1], head, torch.arange(whole.config.vocab_size), name).eval()
+
+def _word_table(model): return next(o for k,o in model[0].embeddings.named_children() if k in ('word_embeddings', 'tok_embeddings')).weight.detach()
 
 def _fresh_head(model, vocab):
     "BERT's own form of head; its last matrix is the embedding table, and stays."
-    table = model[0].embeddings.word_embeddings.weight.detach()[vocab]
+    table = _word_table(model)[vocab]
     head = nn.Sequential(nn.Linear(table.shape[1], table.shape[1]), nn.GELU(), nn.LayerNorm(table.shape[1]), nn.Linear(*table.T.shape))
     head[-1].weight = nn.Parameter(table, requires_grad=False)
     return head

@@ -24,6 +24,7 @@ from .core import document, first_line as _first, moved
 from .assets import fetch
 from .backbones import BackboneError, _hf_folder
 from .corpora import TextError, read, texts, tokenizer
+from .encoders import dissect, plain
 from .features import Depths, FeatureError, featurizer
 
 _all_ = ['TextError', 'read', 'texts', 'tokenizer']
@@ -54,18 +55,23 @@ def _mask(h): return h.detach().abs().amax(-1) != 0  # [n, t, d] -> [n, t]: a pa
 
 class Embed(nn.Module):
     "From token ids [n, t] to vectors [n, t, d]; zeros where the id is `pad`."
-    def __init__(self, embeddings, pad, longest): super().__init__(); self.embeddings, self.pad, self.longest = embeddings, pad, longest
+    def __init__(self, embeddings, pad, longest, project=None, shared=None):
+        super().__init__()
+        self.embeddings, self.pad, self.longest, self.project, self.shared = embeddings, pad, longest, project, shared
     def forward(self, ids):
         if ids.ndim != 2 or ids.is_floating_point(): raise TextError(f'the model reads whole numbers [texts, tokens], not {ids.dtype} {list(ids.shape)}.')
         if ids.shape[1] > self.longest: raise TextError(f'{ids.shape[1]} tokens, and this encoder reads {self.longest} at most; lower max_length.')
-        return self.embeddings(ids)*(ids != self.pad)[..., None]
+        h = self.embeddings(ids)
+        return (h if self.project is None else self.project(h))*(ids != self.pad)[..., None]
 
 class Layer(nn.Module):
     "One layer of an encoder, from [n, t, d] to [n, t, d]; nobody looks at padded places, and they stay zeros."
-    def __init__(self, layer): super().__init__(); self.layer = layer
+    def __init__(self, layer, call=plain, shared=None):
+        super().__init__()
+        self.layer, self.call, self.shared = layer, call, (shared,)  # in a tuple: its weights belong to the first group
     def forward(self, h):
         mask = _mask(h)
-        return self.layer(h, mask[:, None, None])*mask[..., None]
+        return self.call(self.layer, h, mask, *self.shared).masked_fill(~mask[..., None], 0)
 
 class MeanPool(nn.Module):
     "The mean over the places that are not padded: [n, t, d] to [n, d]."
@@ -78,45 +84,44 @@ class TextModel(nn.Sequential):
     @property
     def tokenizer(self): return tokenizer(self.name)
 
-def _groups(model, pad):
-    "The groups of Transformers' `model`, by name; its own modules, not copies."
-    layers = getattr(getattr(model, 'encoder', None), 'layer', None)
-    if not isinstance(layers, nn.ModuleList) or not hasattr(model, 'embeddings'): raise TextError(f'{type(model).__name__} is no BERT-type encoder.')
-    longest = model.config.max_position_embeddings - (pad + 1 if model.config.model_type in ('roberta', 'xlm-roberta', 'camembert') else 0)
-    return OrderedDict(embeddings=Embed(model.embeddings, pad, longest), **{f'layer{i}': Layer(o) for i,o in enumerate(layers)}, pool=MeanPool())
-
 @torch.no_grad()
-def _same(model, groups, pad):
-    "Do the groups, one after the other, say what `model` says?"
+def _groups(body, pad):
+    "The groups of Transformers' `body`, by name; its own modules, not copies, and tested on two texts to say what it says."
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, pad, pad]])
-    h = model.eval()(input_ids=ids, attention_mask=(ids != pad).long()).last_hidden_state
-    try: got = nn.Sequential(OrderedDict(list(groups.items())[:-1])).eval()(ids)
-    except (RuntimeError, TypeError): return False
-    return torch.allclose(got, h*(ids != pad)[..., None], atol=1e-4)
+    real = ids != pad
+    want = body.eval()(input_ids=ids, attention_mask=real.long()).last_hidden_state
+    p = dissect(body)
+    groups = OrderedDict(embeddings=Embed(p.embeddings, pad, p.longest, p.project, p.shared))
+    groups.update({f'layer{i}': Layer(o, p.call, p.shared) for i,o in enumerate(p.layers)})
+    try: same = torch.allclose(nn.Sequential(groups).eval()(ids)[real], want[real], atol=1e-4)
+    except (RuntimeError, TypeError): same = False
+    if not same: raise TextError(f'{type(body).__name__} is no plain sequence of embeddings and layers; take an encoder of the kind of BERT.')
+    return OrderedDict(groups, pool=MeanPool())
 
 # %% ../nbs/lessons/08_text.ipynb #c19e9f47
+_DROPOUTS = 'hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout', 'embedding_dropout', 'mlp_dropout'
+
 def load(
-    name:str='minilm',     # or 'hf:REPO or folder', any BERT-type encoder
-    n_out:int=None,        # classes of a fresh, random head; None: no head, the output is the pooled embedding [n, d]
+    name:str='minilm',     # or 'hf:REPO or folder': an encoder of the kind of BERT, RoBERTa, DistilBERT, MPNet, DeBERTa, ALBERT, ModernBERT
+    n_out:int=None,        # outputs of a fresh, random head; None: no head, the output is the pooled embedding [n, d]
     pretrained:bool=True,  # False: random weights
     dropout:float=0.,      # in embeddings and layers; 0, so that frozen groups give the same each time
-) -> TextModel:            # from token ids [n, t], padded, to [n, n_out]; in evaluation mode, on the CPU
+) -> TextModel:            # from token ids [n, t], padded, to [n, n_out]; in evaluation mode, on the CPU, float32
     """An encoder as a plain sequence of layer groups, on which everything in this course works.
 
     Between groups goes one tensor [n, t, d], in which padded places are zeros. Raises `TextError` or `AssetError`, one line."""
     if n_out is not None and (isinstance(n_out, bool) or not isinstance(n_out, int) or n_out < 1):
-        raise TextError(f'n_out is the number of classes, 1 or more, not {n_out!r}.')
-    folder, drop = _folder(name, pretrained), {k: dropout for k in ('hidden_dropout_prob', 'attention_probs_dropout_prob')}
+        raise TextError(f'n_out is the number of outputs, 1 or more, not {n_out!r}.')
+    folder = _folder(name, pretrained)
     try:
         with _quiet():
-            config = AutoConfig.from_pretrained(folder, **_local, **drop)
-            body = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, **_local) if pretrained else AutoModel.from_config(config)
-            body = body.float()
+            config = AutoConfig.from_pretrained(folder, **_local, **dict.fromkeys(_DROPOUTS, dropout))
+            if pretrained: body = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32, **_local)
+            else: body = AutoModel.from_config(config, dtype=torch.float32)
     except (OSError, ValueError, RuntimeError, KeyError) as e: raise TextError(f'{name}: Transformers finds no encoder there ({_first(e)}).') from None
-    body.config.name_or_path, pad = '', tokenizer(name).pad_token_id
-    groups = _groups(body, pad)
-    if not _same(body, groups, pad): raise TextError(f'{name}: {type(body).__name__} is no plain sequence of embeddings and layers; take a BERT-type encoder.')
-    if n_out is not None: groups['head'] = nn.Linear(body.config.hidden_size, n_out)
+    body.config.name_or_path, d = '', body.config.hidden_size
+    groups = _groups(body, tokenizer(name).pad_token_id)
+    if n_out is not None: groups['head'] = nn.Linear(d, n_out)
     model = TextModel(groups)
     model.name = name
     return model.eval()
