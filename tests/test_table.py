@@ -226,11 +226,17 @@ def test_sources(tmp_path, form):
         assert dls.valid_ds.tls[0].tfms(o)[:, 0, 0].tolist() == want.tolist()
 
 def test_of_huggingface():
-    ds = pytest.importorskip('datasets')
-    class Table:
-        "What `datasets.Dataset` offers."
-        def to_pandas(self): return pd.DataFrame(dict(image=[np.asarray(picture(i)) for i in range(12)], label=[0, 1]*6))
-    assert load(Table()).vocab == ['0', '1']
+    datasets = pytest.importorskip('datasets')
+    kind = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['cat', 'dog']))
+    make = lambda at: datasets.Dataset.from_dict(dict(image=[picture(i) for i in at], label=[i % 2 for i in at]), features=kind)
+    dls = load(make(range(12)))
+    assert dls.vocab == ['cat', 'dog'] and len(dls.train_ds) == 10
+    x = dls.valid_ds[0]
+    i = int(x[0][0, 0, 0])
+    assert x[0][:, 0, 0].tolist() == [i, 0, 60] and int(x[1]) == i % 2
+    dls = load(datasets.DatasetDict(train=make(range(8)), validation=make(range(8, 12)), test=make(range(12, 18))))
+    assert [len(o) for o in (dls.train_ds, dls.valid_ds, dls.test.dataset)] == [8, 4, 6]
+    assert [int(o[0][0, 0, 0]) for o in dls.test.dataset] == list(range(12, 18))
 
 def test_two_tables_do_not_mix():
     "Rows of the same number and label in two tables: on old code the second was given the first one's pixels."

@@ -507,7 +507,13 @@ _FILES = 'path file filename file_name filepath image image_path image_id img pi
 def _frame(source, x):
     "The table, its name, and the folder it is in."
     if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
-    if hasattr(source, 'to_pandas'): return source.to_pandas(), 'the table', Path.cwd()
+    if isinstance(source, dict) and source: # of Hugging Face: a table a part
+        return pd.concat([_frame(o, x)[0].assign(part=k) for k,o in source.items()], ignore_index=True), 'the table', Path.cwd()
+    if hasattr(source, 'to_pandas'): # of Hugging Face
+        df = source.to_pandas()
+        for k,f in (getattr(source, 'features', None) or {}).items():
+            if (names := getattr(f, 'names', None)): df[k] = [names[o] if o == o and 0 <= o < len(names) else None for o in df[k]]
+        return df, 'the table', Path.cwd()
     path = Path(source).expanduser().absolute()
     if not path.is_file(): raise DataError(f'{path}: there is no such file; give a DataFrame, or the path of a csv file.')
     try:
@@ -532,6 +538,7 @@ def _sources(values, root, suffix, where):
     if values.isna().any(): raise DataError(f'{where}: row {int(values.isna().argmax())}, counted from 0, names no picture.')
     res = []
     for i,v in enumerate(values):
+        if isinstance(v, dict): v = v.get('bytes') or v.get('path') # as Hugging Face keeps pictures
         file = isinstance(v, (str, Path)) or isinstance(v, (int, np.integer)) and not isinstance(v, bool)
         s = (root/f'{v}{suffix}').absolute() if file else v
         res.append((s.as_posix() if file else f'{where}/{i:05}', s))
@@ -565,7 +572,7 @@ def _labels(s, sep, kind, where):
 
 # %% ../nbs/foundations/data.ipynb #c462d203
 def table(
-    source,                          # a DataFrame, or the path of a csv file
+    source,                          # a DataFrame, the path of a csv file, or a table of Hugging Face's `datasets`
     x:str=None,                      # column of files, relative to `root`, or of arrays or PIL images; default the one called path, file, image ...
     y=None,                          # column of labels; a list of columns of 0 and 1, or of numbers; default the one called label, class, target ...
     split=None,                      # column that says what is for training; default the one called part, split, set, is_valid ...; False: none
