@@ -386,13 +386,15 @@ def _copies(items, parts, where):
     for i in side:
         s = items[i].source
         sizes.setdefault(s.stat().st_size if isinstance(s, Path) else None, []).append(i)
-    seen, pairs = {}, []
+    alike, pairs = {}, []
     for size,at in sizes.items():
-        if len({side[i] for i in at}) < 2: continue # no two of them can be on two sides, and alike
+        if len({side[i] for i in at}) < 2: continue # no two of them can be in two parts, and alike
         for i in at:
             s = items[i].source
-            key = source_key(s.read_bytes() if size is not None else s)
-            if key is not None and side[first := seen.setdefault(key, i)] != side[i]: pairs.append((first, i))
+            if (key := source_key(s.read_bytes() if size is not None else s)) is not None: alike.setdefault(key, []).append(i)
+    for first,*others in alike.values():
+        known = {items[i].label for i in (first, *others) if side[i] == side[first]}
+        if len(known) == 1: pairs += [(first, i) for i in others if side[i] != side[first]] # with two labels it gives nothing away
     if pairs:
         (a, b), n = [(items[i].id, side[i]) for i in pairs[0]], len(pairs)
         warnings.warn(f'{where}: {n} picture{"s are exact copies" if n > 1 else " is an exact copy"} of one in another part, such as {b[0]} ({b[1]}) '
