@@ -322,6 +322,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tlcourse.corpora._grouped': ('foundations/corpora.html#_grouped', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora._hf_parts': ('foundations/corpora.html#_hf_parts', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora._hf_table': ('foundations/corpora.html#_hf_table', 'tlcourse/corpora.py'),
+                                  'tlcourse.corpora._is_hf': ('foundations/corpora.html#_is_hf', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora._is_table': ('foundations/corpora.html#_is_table', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora._labels': ('foundations/corpora.html#_labels', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora._loaders': ('foundations/corpora.html#_loaders', 'tlcourse/corpora.py'),
