@@ -97,11 +97,12 @@ def _file(path, sep, encoding):
     except (UnicodeError, LookupError, ValueError) as e: raise TextError(_unread(path, e, encoding)) from None
 
 # %% ../nbs/foundations/corpora.ipynb #082138d4
+def _is_hf(o): return hasattr(o, 'features') and hasattr(o, 'to_pandas')
+
 def _hf_table(ds):
     "A Hugging Face `Dataset` as a DataFrame, its `ClassLabel`s by name."
-    if not hasattr(ds, 'to_pandas'): raise TextError(f'{type(ds).__name__} is read as a stream: hand over some of it, list(dataset.take(1000)).')
     df = ds.with_format(None).to_pandas()
-    for k,f in ds.features.items():
+    for k,f in (ds.features or {}).items():
         if not (names := getattr(getattr(f, 'feature', f), 'names', None)): continue
         def name(i): return tuple(map(name, i)) if isinstance(i, (np.ndarray, list)) else None if i is None or i != i or i < 0 else names[int(i)]
         df[k] = df[k].map(name)
@@ -123,8 +124,8 @@ def _frame(data, label, sep, encoding):
     "What was given as a DataFrame, and what it is called in messages."
     if isinstance(data, (str, Path)): return (_corpus(data), data) if data in _sets else (_file(data, sep, encoding), Path(data).name)
     if isinstance(data, pd.DataFrame): return data, 'the table'
-    if hasattr(data, 'features'): return _hf_table(data), 'the dataset'
-    if isinstance(data, Mapping) and data and all(hasattr(o, 'features') for o in data.values()): return _hf_parts(data, label), 'the dataset'
+    if _is_hf(data): return _hf_table(data), 'the dataset'
+    if isinstance(data, Mapping) and data and all(map(_is_hf, data.values())): return _hf_parts(data, label), 'the dataset'
     if isinstance(data, (list, tuple)) and data and all(isinstance(o, (list, tuple)) and len(o) == 2 for o in data):
         return pd.DataFrame(list(map(list, data)), columns=['text', 'label'], dtype=object), 'the list'
     if isinstance(data, (list, tuple)) and label is None and all(isinstance(o, str) for o in data): return pd.DataFrame({'text': list(data)}, dtype=object), 'the list'
@@ -276,11 +277,11 @@ class ByLength(SortedDL):
         return [i for b in batches + rest for i in b]
 
 # %% ../nbs/foundations/corpora.ipynb #fd631987
-def _splits(df, what, n_train, n_valid, seed, **shares):
-    "Positions for training, validation, and test if there is such a part; without one for validation the test part validates."
+def _splits(df, what, n_train, n_valid, seed, apart=False, **shares):
+    "Positions for training, validation, and test if there is such a part; without one for validation the test part validates, unless it is kept `apart`."
     y, g = strata(df.label.tolist(), what), df.group if 'group' in df else None
     parts = {k: at for k in ('train', 'valid', 'test') if 'part' in df and len(at := np.flatnonzero(df.part == k))}
-    if 'test' in parts and 'valid' not in parts and not shares: parts['valid'] = parts.pop('test')
+    if 'test' in parts and 'valid' not in parts and not shares and not apart: parts['valid'] = parts.pop('test')
     if 'valid' in parts: parts = cut(y, partition(y, parts, groups=g, kind=TEXTS, **shares), n_train, n_valid, seed, TEXTS)
     else: parts = partition(y, parts or None, n_train=n_train, n_valid=n_valid, seed=seed, groups=g, kind=TEXTS, **shares)
     if what == 'classes' and (unseen := sorted(set(df.label.iloc[parts['valid']]) - set(df.label.iloc[parts['train']]))) and n_train is None:
@@ -290,7 +291,7 @@ def _splits(df, what, n_train, n_valid, seed, **shares):
 # %% ../nbs/foundations/corpora.ipynb #4fd6e158
 def _is_table(o):
     "Is it data of its own, rather than a share or the value of a column?"
-    if isinstance(o, (pd.DataFrame, Mapping)) or hasattr(o, 'features'): return True
+    if isinstance(o, (pd.DataFrame, Mapping)) or _is_hf(o): return True
     if isinstance(o, (str, Path)): return o in _sets or Path(o).suffix.lower() in _SUFFIXES or Path(o).expanduser().exists()
     return isinstance(o, (list, tuple)) and any(isinstance(v, (list, tuple, Mapping)) for v in o)
 
@@ -337,11 +338,11 @@ def texts(
     if not 3 <= max_length <= tok.model_max_length: raise TextError(f'max_length={max_length}: give 3 to {tok.model_max_length} tokens.')
     if tok.pad_token_id is None: raise TextError(f'{encoder}: its tokenizer cannot fill texts up to one length, having no token for it; take another encoder.')
     return _loaders(*_tables(data, valid, test, reading | dict(groups=groups)), data if isinstance(data, str) else 'table', Tokens(encoder, max_length),
-                    item_tfms, n_train=n_train, n_valid=n_valid, seed=seed, bs=bs, device=device, num_workers=num_workers)
+                    item_tfms, apart=test is not None, n_train=n_train, n_valid=n_valid, seed=seed, bs=bs, device=device, num_workers=num_workers)
 
-def _loaders(df, what, vocab, shares, name, tokens, item_tfms, n_train, n_valid, seed, **kwargs):
+def _loaders(df, what, vocab, shares, name, tokens, item_tfms, apart, n_train, n_valid, seed, **kwargs):
     if what is None: raise TextError('texts needs labels; texts without any are for dls.test_dl.')
-    splits = _splits(df, what, n_train, n_valid, seed, **shares)
+    splits = _splits(df, what, n_train, n_valid, seed, apart, **shares)
     items = [Text(f'{name}/{i:05}', l, t) for i,(t,l) in enumerate(zip(df.text.tolist(), df.label.tolist()))]
     tokens.keep([items[i] for o in splits for i in o])
     y = target_tfms(what, vocab if vocab is not None else np.size(items[0].label))
