@@ -51,7 +51,7 @@ PICTURES = {
     'sixteen.tiff':       (gray16('TIFF'), (128,128,128)),
     'thirty-two.tif':     (save(Image.fromarray(np.full((30,40), 128*257, np.int32)), 'TIFF'), (128,128,128)),
     'too deep.tif':       (save(Image.fromarray(np.full((30,40), 1<<20, np.int32)), 'TIFF'), 'more than 16 bits'),
-    'negative.tif':       (save(Image.fromarray(np.full((30,40), -1, np.int32)), 'TIFF'), 'more than 16 bits'),
+    'negative.tif':       (save(Image.fromarray(np.full((30,40), -1, np.int32)), 'TIFF'), 'negative values'),
     'float.tif':          (save(Image.fromarray(np.full((30,40), .5, np.float32)), 'TIFF'), 'floating-point'),
     'palette.png':        (save(solid('RGB', (0,200,0)).quantize(4), 'PNG'), (0,200,0)),
     'palette clear.png':  (clear_palette(), (255,255,255)),
