@@ -10,6 +10,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
 import csv, gzip, io, pickle, re, tempfile, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from functools import lru_cache
@@ -169,11 +170,11 @@ def _read(source, size=None, top=None, window=None):
 
 def _peek(source):
     "The least and the largest value of a picture of more than 8 bits, or None; and how many pages it has."
-    if isinstance(source, (np.ndarray, Image.Image)): source = Image.fromarray(source) if isinstance(source, np.ndarray) else source
-    else: source = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats)
-    pages = getattr(source, 'n_frames', 1) if source.format == 'TIFF' else 1
-    a = np.asarray(source) if source.mode.startswith('I') else None
-    return (None if a is None else (float(a.min()), float(a.max()))), pages
+    if isinstance(source, np.ndarray): source = Image.fromarray(source)
+    with nullcontext(source) if isinstance(source, Image.Image) else Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats) as im:
+        pages = getattr(im, 'n_frames', 1) if im.format == 'TIFF' else 1
+        a = np.asarray(im) if im.mode.startswith('I') else None
+    return (None if a is None else (int(a.min()), int(a.max()))), pages
 
 # %% ../nbs/foundations/data.ipynb #4f1a2c7b
 def _why(source, e):
@@ -451,7 +452,7 @@ def _group_of(groups, items, root):
     elif hasattr(groups, 'get'): res = [next((groups.get(k) for k in (r, o.source.name, o.id, o.source) if groups.get(k) is not None), None) for r,o in zip(rel, items)]
     else: raise DataError(f'groups={type(groups).__name__}: give a function of the path, a pattern with one part in brackets, or a dictionary by name.')
     if (none := [r for r,g in zip(rel, res) if g is None or g != g]): raise DataError(f'groups: {len(none)} of {len(items)} pictures have none, such as {none[0]}.')
-    return pd.factorize(pd.Series(res, dtype=object))[0]
+    return np.array([str(o) for o in res], object)
 
 def _folders(root, valid, test):
     "The class folders of each part, and of `valid` and `test` if they are shares."
@@ -506,7 +507,13 @@ _FILES = 'path file filename file_name filepath image image_path image_id img pi
 def _frame(source, x):
     "The table, its name, and the folder it is in."
     if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
-    if hasattr(source, 'to_pandas'): return source.to_pandas(), 'the table', Path.cwd()
+    if isinstance(source, dict) and source: # of Hugging Face: a table a part
+        return pd.concat([_frame(o, x)[0].assign(part=k) for k,o in source.items()], ignore_index=True), 'the table', Path.cwd()
+    if hasattr(source, 'to_pandas'): # of Hugging Face
+        df = source.to_pandas()
+        for k,f in (getattr(source, 'features', None) or {}).items():
+            if (names := getattr(f, 'names', None)): df[k] = [names[o] if o == o and 0 <= o < len(names) else None for o in df[k]]
+        return df, 'the table', Path.cwd()
     path = Path(source).expanduser().absolute()
     if not path.is_file(): raise DataError(f'{path}: there is no such file; give a DataFrame, or the path of a csv file.')
     try:
@@ -531,6 +538,7 @@ def _sources(values, root, suffix, where):
     if values.isna().any(): raise DataError(f'{where}: row {int(values.isna().argmax())}, counted from 0, names no picture.')
     res = []
     for i,v in enumerate(values):
+        if isinstance(v, dict): v = v.get('bytes') or v.get('path') # as Hugging Face keeps pictures
         file = isinstance(v, (str, Path)) or isinstance(v, (int, np.integer)) and not isinstance(v, bool)
         s = (root/f'{v}{suffix}').absolute() if file else v
         res.append((s.as_posix() if file else f'{where}/{i:05}', s))
@@ -564,7 +572,7 @@ def _labels(s, sep, kind, where):
 
 # %% ../nbs/foundations/data.ipynb #c462d203
 def table(
-    source,                          # a DataFrame, or the path of a csv file
+    source,                          # a DataFrame, the path of a csv file, or a table of Hugging Face's `datasets`
     x:str=None,                      # column of files, relative to `root`, or of arrays or PIL images; default the one called path, file, image ...
     y=None,                          # column of labels; a list of columns of 0 and 1, or of numbers; default the one called label, class, target ...
     split=None,                      # column that says what is for training; default the one called part, split, set, is_valid ...; False: none
@@ -605,7 +613,7 @@ def table(
     items = [Picture(k, l, s) for (k,s),l in zip(found, labels)]
     groups = None if group is None else df[_column(df, group, '', 'group', where)]
     if groups is not None and groups.isna().any(): raise DataError(f'{where}: column {group!r} has no group in row {int(groups.isna().argmax())}, counted from 0.')
-    groups = None if groups is None else pd.factorize(groups)[0]
+    groups = None if groups is None else groups.astype(str).to_numpy(object)
     return _own(items, parts, what, vocab, where, lambda k: k, groups, valid, test, n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms,
                 bs=bs, batch_tfms=batch_tfms, device=device, num_workers=num_workers)
 

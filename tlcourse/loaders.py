@@ -234,7 +234,7 @@ def _one_side(parts, groups, kind):
     seen = {}
     for part,at in parts.items():
         for g in pd.unique(groups[at]):
-            if seen.setdefault(g, part) != part: raise kind.error(f'groups: {g!r} is in the {seen[g]} part and in the {part} part: leave one of them out, or split at random.')
+            if seen.setdefault(g, part) != part: raise kind.error(f'groups: {g} is in the {seen[g]} part and in the {part} part: leave one of them out, or split at random.')
 
 # %% ../nbs/foundations/loaders.ipynb #e1d8da94
 def partition(
@@ -333,8 +333,10 @@ def layout(
     root = Path(root)
     subs, leave = _dirs(root, kind), set(leave)
     subs = [o for o in subs if o not in leave]
-    while len(subs) == 1 and (inner := _dirs(subs[0], kind)) and (
-        any(roles([o.name for o in inner], kind).values()) or leave and role(subs[0].name) == 'train'): root, subs = subs[0], inner
+    inner = subs
+    while len(inner) == 1 and (deeper := _dirs(inner[0], kind)): # an archive in its own folder, or beside what is left out only `train`
+        if any(roles([o.name for o in deeper], kind).values()) or leave and role(inner[0].name) == 'train': root, subs = inner[0], deeper
+        inner = deeper
     parts = _parts(root, subs, kind)
     if parts is None:
         inner = {o.name: _keys(_dirs(o, kind)) for o in subs}
@@ -431,9 +433,9 @@ def class_weight(
 
     Raises `DataError` for several labels or numbers, and if a class has no item."""
     if isinstance(labels, DataLoaders):
-        vocab, dls = labels.vocab if vocab is None else vocab, labels
-        y = torch.stack([torch.as_tensor(o) for o in dls.train_ds.tls[-1]])
+        y = torch.stack([torch.as_tensor(o) for o in labels.train_ds.tls[-1]])
         if y.ndim > 1 or y.is_floating_point(): raise DataError('class_weight: these items have no single class each; weights are for classes.')
+        vocab = labels.vocab if vocab is None else vocab
         names = [vocab[i] for i in y.tolist()]
     else: names, known = classes(labels)
     vocab = known if vocab is None else [_text(o) for o in vocab]
