@@ -14,7 +14,8 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.augment import RandTransform
 from timm.layers import DropPath
 
-from tlcourse.finetune import FinetuneError, PrefixCache, frozen_groups, learner
+from tlcourse.learners import FinetuneError, learner
+from tlcourse.prefix import PrefixCache, frozen_groups
 
 
 def net(*middle):

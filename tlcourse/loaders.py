@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURES', 'DataError', 'Kind', 'order', 'split', 'role', 'roles', 'split_column', 'given', 'cut', 'strata',
            'partition', 'find', 'layout', 'target', 'classes', 'Target', 'Label', 'target_tfms', 'dataloaders',
-           'class_weight', 'online_folder', 'source_key', 'Keep']
+           'class_weight', 'online_folder', 'source_key', 'Keep', 'check_normalization']
 
 # %% ../nbs/foundations/loaders.ipynb #3dea2440
 import random, re, tarfile, tempfile, unicodedata, warnings
@@ -22,12 +22,14 @@ import torch
 from filelock import FileLock
 
 from .assets import home, offline
+from .backbones import BackboneError, input_config
 from .core import TLCourseError, document, first_line
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.data.all import (Categorize, DataLoaders, Datasets, MultiCategorize, OneHotEncode, RegressionSetup, Transform, listify,
                                  untar_data)
+    from fastai.data.transforms import IntToFloatTensor, Normalize
     from fastai.torch_core import TensorCategory
 
 # %% ../nbs/foundations/loaders.ipynb #ab8880a9
@@ -502,6 +504,29 @@ class Keep:
             self.bytes += nbytes
         return value
     def __getstate__(self): return self.__dict__ | dict(bytes=0, kept={})
+
+# %% ../nbs/foundations/loaders.ipynb #08f3f0c6
+def check_normalization(
+    model,                # the network; one that does not say what it expects passes
+    dl,                   # a fastai DataLoader
+    who:str='learner',    # begins the message
+    missing:str='raise',  # pictures that are not normalized at all: 'raise' or 'warn'
+    error:type=DataError, # what is raised
+):
+    "Raise an error if `dl` normalizes pictures otherwise than `model` expects, or twice."
+    try: cfg = input_config(model)
+    except BackboneError: return
+    tfms = list(getattr(getattr(dl, 'after_batch', None), 'fs', []))
+    norms = [t for t in tfms if isinstance(t, Normalize)]
+    if len(norms) > 1: raise error(f'{who}: the DataLoader normalizes {len(norms)} times; leave all but one Normalize out of its batch transforms.')
+    if not norms and not any(isinstance(t, IntToFloatTensor) for t in tfms): return
+    got = (0, 1) if not norms else (norms[0].mean.flatten().tolist(), norms[0].std.flatten().tolist())
+    got, want = [np.broadcast_to(o, 3) for o in got], (cfg['mean'], cfg['std'])
+    if np.allclose(got, want, atol=2e-3): return
+    has, wants = (' and std '.join(str(np.round(o, 3).tolist()) for o in pair) for pair in (got, want))
+    if norms or missing == 'raise':
+        raise error(f'{who}: the DataLoader normalizes with mean {has}, the network expects {wants}; make it with backbone=model.')
+    warnings.warn(f'{who}: the DataLoader does not normalize, the network expects mean {wants}; add Normalize.from_stats to its batch transforms.', stacklevel=3)
 
 # %% ../nbs/foundations/loaders.ipynb #3aae1aaf
 document(globals())
