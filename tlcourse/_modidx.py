@@ -339,6 +339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tlcourse.corpora._tables': ('foundations/corpora.html#_tables', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora._unread': ('foundations/corpora.html#_unread', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora.read': ('foundations/corpora.html#read', 'tlcourse/corpora.py'),
+                                  'tlcourse.corpora.source': ('foundations/corpora.html#source', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora.texts': ('foundations/corpora.html#texts', 'tlcourse/corpora.py'),
                                   'tlcourse.corpora.tokenizer': ('foundations/corpora.html#tokenizer', 'tlcourse/corpora.py')},
             'tlcourse.data': { 'tlcourse.data.Card': ('foundations/data.html#card', 'tlcourse/data.py'),
@@ -981,6 +982,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tlcourse.text._folder': ('lessons/text.html#_folder', 'tlcourse/text.py'),
                                'tlcourse.text._groups': ('lessons/text.html#_groups', 'tlcourse/text.py'),
                                'tlcourse.text._mask': ('lessons/text.html#_mask', 'tlcourse/text.py'),
-                               'tlcourse.text._quiet': ('lessons/text.html#_quiet', 'tlcourse/text.py'),
                                'tlcourse.text.attribution': ('lessons/text.html#attribution', 'tlcourse/text.py'),
                                'tlcourse.text.load': ('lessons/text.html#load', 'tlcourse/text.py')}}}
