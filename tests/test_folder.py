@@ -51,7 +51,7 @@ PICTURES = {
     'sixteen.tiff':       (gray16('TIFF'), (128,128,128)),
     'thirty-two.tif':     (save(Image.fromarray(np.full((30,40), 128*257, np.int32)), 'TIFF'), (128,128,128)),
     'too deep.tif':       (save(Image.fromarray(np.full((30,40), 1<<20, np.int32)), 'TIFF'), 'more than 16 bits'),
-    'negative.tif':       (save(Image.fromarray(np.full((30,40), -1, np.int32)), 'TIFF'), 'more than 16 bits'),
+    'negative.tif':       (save(Image.fromarray(np.full((30,40), -1, np.int32)), 'TIFF'), 'negative values'),
     'float.tif':          (save(Image.fromarray(np.full((30,40), .5, np.float32)), 'TIFF'), 'floating-point'),
     'palette.png':        (save(solid('RGB', (0,200,0)).quantize(4), 'PNG'), (0,200,0)),
     'palette clear.png':  (clear_palette(), (255,255,255)),
@@ -388,6 +388,16 @@ def test_groups_across_given_parts(tmp_path):
         for c in 'ab': put(tmp_path/part/c/'p7_1.png', another()); put(tmp_path/part/c/f'{part}_2.png', another())
     refused(tmp_path, 'groups: p7 is in the train part and in the valid part', groups=r'(p\d|train|valid)_')
 
+def test_groups_stay_with_their_pictures(tmp_path):
+    "Also where some are skipped, and the parts come in another order than the files."
+    for c in 'ab':
+        put(tmp_path/c/'a broken p0.png', b'')
+        for i in range(16): put(tmp_path/c/f'{i:02} p{i//2}.png', another())
+    for seed in range(4):
+        with pytest.warns(UserWarning, match='skipped'): dls = load(tmp_path, groups=r'(p\d)', bad='skip', seed=seed)
+        sides = [{o.source.stem[-2:] for o in ds.items} for ds in (dls.train_ds, dls.valid_ds)]
+        assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 8
+
 def test_groups_have_all_classes(tmp_path):
     "One finding a patient, the rare one in two of ten: a plain draw of groups loses it on one side."
     for i in range(10): put(tmp_path/('rare' if i > 7 else 'common')/f'p{i}_0.png', another()); put(tmp_path/('rare' if i > 7 else 'common')/f'p{i}_1.png', another())
@@ -405,6 +415,15 @@ def test_copies_are_named(tmp_path):
     with pytest.warns(UserWarning) as said: load(tmp_path)
     assert len(said) == 1 and said[0].filename == __file__ and '\n' not in str(said[0].message)
     assert all(o in str(said[0].message) for o in ('1 picture is an exact copy', 'train/a/x.png (train)', 'valid/b/y.png (valid)'))
+
+def test_copies_that_tell_nothing(tmp_path):
+    "With two labels in training, knowing the picture does not give the label away."
+    classes(tmp_path/'train', a=3, b=3); classes(tmp_path/'valid', a=3, b=3)
+    same = another()
+    for o in ('train/a', 'train/b', 'valid/a'): put(tmp_path/o/'x.png', same)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load(tmp_path)
 
 def test_copies_on_one_side_and_pictures_of_one_size(tmp_path):
     classes(tmp_path/'train', a=3, b=3); classes(tmp_path/'valid', a=3, b=3)
