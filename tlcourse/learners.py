@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch import nn
 
-from .backbones import BackboneError, groups, load
+from .backbones import BackboneError, groups, load, unwrap
 from .core import TLCourseError, document
 from .loaders import check_normalization
 
@@ -35,7 +35,7 @@ def parameter_groups(
     model:nn.Module,           # whatever `backbones.groups` knows
 ) -> list[list[nn.Parameter]]: # input to head; every parameter in exactly one
     "The parameters of `backbones.groups(model)`: what fastai calls a splitter. Raises `FinetuneError`."
-    try: gs = groups(model)
+    try: gs = groups(unwrap(model))
     except BackboneError as e: raise FinetuneError(str(e)) from None
     if len(gs) < 2: raise FinetuneError(f'{type(model).__name__}: it has {len(gs)} layer groups, and fine-tuning needs two, a body and a head; '
                                         'write it as nn.Sequential(body, head).')
@@ -61,7 +61,7 @@ def _frozen(model):
         frozen = not any(p.requires_grad for p in ps) if ps else frozen
         if frozen: yield m
         for c in m.children(): yield from walk(c, frozen)
-    try: tops = groups(model)
+    try: tops = groups(unwrap(model))
     except BackboneError: tops = [model]
     return [m for g in tops for m in walk(g, False)]
 
@@ -190,8 +190,8 @@ def learner(
     loss = _loss(dls) if loss_func is None else loss_func
     model = _outputs(model, dls, kind := _kind(loss, dls))
     splitter(model) # refuses a model without groups
-    if loss_func is None and kind and splitter is parameter_groups and isinstance(head := groups(model)[-1], nn.Linear): _fits(head.out_features, dls)
-    for dl in dls.loaders: check_normalization(model, dl, 'learner', missing='warn')
+    if loss_func is None and kind and splitter is parameter_groups and isinstance(head := groups(unwrap(model))[-1], nn.Linear): _fits(head.out_features, dls)
+    for dl in dls.loaders: check_normalization(unwrap(model), dl, 'learner', missing='warn')
     metrics = L(_metric(kind, loss)) if metrics is None else metrics
     return Learner(dls, model, loss, splitter=splitter, metrics=metrics, train_bn=train_bn,
                    cbs=[Guard(), *[BnEval(fresh=True)]*(not train_bn), *L(cbs)], **kwargs)

@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .backbones import groups
+from .backbones import groups, unwrap
+from .cache import digest
 from .core import document
 from .features import fold_batchnorm
 from .learners import BnEval, FinetuneError, has_statistics
@@ -31,11 +32,6 @@ with warnings.catch_warnings():
     from fastcore.foundation import L
     from fastprogress.fastprogress import progress_bar
 
-try: from tlcourse.backbones import unwrap
-except ImportError:
-    def unwrap(model): return getattr(model, '_orig_mod', getattr(model, 'module', model))
-try: from tlcourse.cache import digest
-except ImportError: from tlcourse.features import _digest as digest
 
 # %% ../nbs/foundations/prefix.ipynb #d3b63b14
 class PrefixCache(Callback):
