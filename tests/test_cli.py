@@ -303,7 +303,7 @@ def store(course, monkeypatch):
         found = {'f': (4, assets._sha256(a.folder/'f'))}
         (a.folder/'manifest.json').write_text(json.dumps(dict(format=1, sha256=a.sha256, files=found)), encoding='utf-8')
         return a.folder
-    monkeypatch.setattr(assets, 'catalog', lambda: cat)
+    monkeypatch.setattr(assets, 'all_assets', lambda: cat)
     monkeypatch.setattr(assets, 'fetch', fetch)
     course('02_data', [head.format('Data', 'aaa, bbb'), '1'])
     return {a.name: a for a in cat}
@@ -376,7 +376,7 @@ def test_doctor_index(course, monkeypatch, code, mark):
     monkeypatch.setattr(cli.subprocess, 'run', lambda cmd, **kw: asked.append(cmd) or namedtuple('R', 'returncode')(code))
     assert marks(cli.check_index) == dict(network='ok') and not asked  # TLCOURSE_OFFLINE is set
     monkeypatch.delenv('TLCOURSE_OFFLINE')
-    assert marks(cli.check_index) == dict(network=mark) and asked[0][-1] in {a.source[4:].split('==')[0] for a in assets.catalog()}
+    assert marks(cli.check_index) == dict(network=mark) and asked[0][-1] in {a.source[4:].split('==')[0] for a in assets.all_assets()}
 
 
 def test_doctor_torch(course, monkeypatch):

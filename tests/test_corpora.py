@@ -210,6 +210,7 @@ def test_numbers_in_a_csv(tiny, tmp_path):
 def test_a_learner_takes_the_loss_of_the_data(tiny):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
+        from fastai.callback.progress import no_bar # adds it to Learner
         from fastai.learner import Learner
     for df, c in ((small(label=[i/8 for i in range(20)]), 1), (small(label=SETS), 3)):
         dls = C.texts(df, bs=4, **on(tiny))

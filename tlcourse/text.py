@@ -7,9 +7,7 @@ __all__ = ['Embed', 'Layer', 'MeanPool', 'TextModel', 'load', 'TextDepths', 'att
            'tokenizer']
 
 # %% ../nbs/lessons/08_text.ipynb #dbb59c31
-import warnings
 from collections import OrderedDict
-from contextlib import contextmanager
 
 import pandas as pd
 import torch
@@ -20,35 +18,14 @@ except ImportError: raise ImportError("tlcourse.text needs Transformers; run pip
 from transformers.utils import logging
 
 # %% ../nbs/lessons/08_text.ipynb #6b5f1416
-from .core import document, first_line as _first, moved
-from .assets import fetch
-from .backbones import BackboneError, _hf_folder
-from .corpora import TextError, read, texts, tokenizer
+from . import hub
+from .core import document, moved
+from .corpora import TextError, read, source, texts, tokenizer
 from .encoders import dissect, plain
 from .features import Depths, FeatureError, featurizer
 
 _all_ = ['TextError', 'read', 'texts', 'tokenizer']
 
-# %% ../nbs/lessons/08_text.ipynb #6268ebff
-_local = dict(local_files_only=True, trust_remote_code=False)
-
-@contextmanager
-def _quiet():
-    "Transformers without its warnings and bars."
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try: yield
-    finally:
-        logging.set_verbosity(level)
-        if bar: logging.enable_progress_bar()
-
-def _folder(name, weights=True):
-    "The folder that holds the encoder `name`."
-    if name == 'minilm': return fetch(name)
-    if not str(name).startswith('hf:'): raise TextError(f"{name}: an encoder is 'minilm' or 'hf:REPO or folder'.")
-    try: return _hf_folder(name[3:], '*.json', '*.txt', '*.model', *['*.safetensors']*weights)
-    except BackboneError as e: raise TextError(f"{str(e).partition('; connect')[0].rstrip('.')}; connect, name a local folder, or take minilm.") from None
 
 # %% ../nbs/lessons/08_text.ipynb #6a37c40a
 def _mask(h): return h.detach().abs().amax(-1) != 0  # [n, t, d] -> [n, t]: a padded place holds zeros; torch's any takes five times as long
@@ -112,13 +89,7 @@ def load(
     Between groups goes one tensor [n, t, d], in which padded places are zeros. Raises `TextError` or `AssetError`, one line."""
     if n_out is not None and (isinstance(n_out, bool) or not isinstance(n_out, int) or n_out < 1):
         raise TextError(f'n_out is the number of outputs, 1 or more, not {n_out!r}.')
-    folder = _folder(name, pretrained)
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(folder, **_local, **dict.fromkeys(_DROPOUTS, dropout))
-            if pretrained: body = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32, **_local)
-            else: body = AutoModel.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError) as e: raise TextError(f'{name}: Transformers finds no encoder there ({_first(e)}).') from None
+    body = hub.pretrained(AutoModel, source(name), pretrained=pretrained, error=TextError, **dict.fromkeys(_DROPOUTS, dropout))
     body.config.name_or_path, d = '', body.config.hidden_size
     groups = _groups(body, tokenizer(name).pad_token_id)
     if n_out is not None: groups['head'] = nn.Linear(d, n_out)
@@ -164,7 +135,10 @@ def attribution(
 
 # %% ../nbs/lessons/08_text.ipynb #1e5029fc
 __getattr__ = moved(__name__, dict.fromkeys(('Text', 'Tokens', 'Pad', 'ByLength'), 'corpora') | {'Topic': 'loaders.Label'} | dict.fromkeys(
-    ('Reword', 'Delete', 'Swap', 'neighbors', 'Synonyms', 'MaskedLM', 'masked_lm', 'fit_masked_lm', 'InContext'), 'reword'))
+    ('Reword', 'Delete', 'Swap', 'neighbors', 'Synonyms', 'MaskedLM', 'masked_lm', 'fit_masked_lm', 'InContext'), 'reword')
+    | dict(_first='core.first_line', _local='hub.LOCAL', _quiet='hub.quiet'))
+
+def _folder(name, weights=True): return hub.folder(source(name), '*.json', '*.txt', '*.model', *['*.safetensors']*weights, error=TextError)  # for heads
 
 # %% ../nbs/lessons/08_text.ipynb #a852be0a
 document(globals())
