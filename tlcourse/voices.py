@@ -18,7 +18,7 @@ from scipy.signal import resample_poly
 try: import espeakng_loader
 except ImportError: raise ImportError("tlcourse.speech needs espeakng-loader; run pip install 'tlcourse[speech]'") from None
 
-from .assets import home
+from .assets import workplace
 from .core import TLCourseError, document, write_whole
 
 # %% ../nbs/foundations/voices.ipynb #acf1cc60
@@ -94,7 +94,7 @@ def say(
     if not (80 <= speed <= 450 and 0 <= pitch <= 99): raise SpeechError(f'speed={speed}, pitch={pitch}: give 80 to 450 words a minute, and a pitch of 0 to 99.')
     speed, pitch = int(speed), int(pitch)
     key = hashlib.sha256(json.dumps([1, text, voice, speed, pitch]).encode()).hexdigest()
-    path = home()/'speech'/key[:2]/f'{key}.npy'
+    path = workplace('speech')/key[:2]/f'{key}.npy'
     try: x = np.load(path, allow_pickle=False)
     except Exception:
         _known(voice)
