@@ -145,10 +145,9 @@ class Logits(nn.Module):
 def _hf(key, n_out, pretrained):
     "The Transformers image classifier in a folder or on the hub."
     try: from transformers import AutoModelForImageClassification as Auto
-    except ImportError: raise BackboneError("hf: names need Transformers; run pip install 'tlcourse[text]'.") from None
+    except ImportError: raise BackboneError(f"hf:{key}: this needs Transformers; run pip install 'tlcourse[text]'.") from None
     folder = _hf_folder(key, '*.json', *['*.safetensors']*pretrained)
-    try: model = hub.pretrained(Auto, folder, pretrained=pretrained, error=BackboneError)
-    except BackboneError as e: raise BackboneError(f"hf:{key}: Transformers finds no image classifier there ({str(e).partition('(')[2].rstrip(').')}).") from None
+    model = hub.pretrained(Auto, folder, pretrained=pretrained, error=BackboneError, what='image classifier')
     if n_out is not None:
         name, head = [(k, o) for k,o in model.named_modules() if isinstance(o, nn.Linear)][-1]
         model.set_submodule(name, nn.Linear(head.in_features, n_out))
@@ -262,9 +261,9 @@ class Part(nn.Module):
     "A step of a timm model that is a method and not a module: 'tokens' of a vision transformer, or 'pool', what comes before the classifier."
     def __init__(self, owner, step): super().__init__(); self.owner, self.step = owner, step
     def forward(self, x):
-        m, parts = self.owner, [*self.owner.modules()]
-        mode = next((o.training for o in parts if not hasattr(o, 'is_view')), m.training) # that of the layers, which the model has too
-        for o in parts: o.training = mode
+        m = self.owner
+        views, layers = ([o for o in m.modules() if hasattr(o, 'is_view') == seen] for seen in (True, False))
+        for o in views: o.training = next((o.training for o in layers), self.training) # `model.train()` reaches the layers alone
         return m.norm_pre(m.patch_drop(m._pos_embed(m.patch_embed(x)))) if self.step == 'tokens' else m.forward_head(x, pre_logits=True)
 
 # %% ../nbs/foundations/backbones.ipynb #300f054a

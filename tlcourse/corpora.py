@@ -165,17 +165,21 @@ def _gap(o): return not isinstance(o, (list, tuple, set, frozenset, np.ndarray))
 def _labels(df, label, delim, what, name):
     "Labels as they are learned, what kind of target they are, and the classes."
     if not isinstance(label, str) and isinstance(label, (list, tuple)): return _columns(df, label, what, name)
-    s = df[label]
+    s = df[label].map(lambda o: o.item() if hasattr(o, 'item') and not getattr(o, 'ndim', 0) else o)  # a number of torch is one
     if delim: s, what = s.map(lambda o: tuple(filter(None, map(str.strip, o.split(delim)))) if isinstance(o, str) else o), what or 'several'
     if gaps := np.flatnonzero(s.map(_gap)).tolist(): raise TextError(f'{name}: {_rows(gaps, len(s), "label")}')
     what = what or ('numbers' if _looks_numeric(s) else target(s.tolist()))
     if what == 'several':
+        if gaps := np.flatnonzero(s.map(lambda o: np.ndim(o) and any(map(_gap, o)))).tolist(): raise TextError(f'{name}: {_rows(gaps, len(s), "label")}')
         sets = [tuple(o) if isinstance(o, (list, tuple, set, frozenset, np.ndarray)) else (o,) for o in s]
         names = iter((flat := classes([v for o in sets for v in o], TEXTS, name))[0])
+        if not flat[1]: raise TextError(f'{name}: no text has any label; there is nothing to learn.')
         return [tuple(dict.fromkeys(next(names) for _ in o)) for o in sets], what, flat[1]
     if what == 'numbers':
-        if s.map(np.ndim).any(): return [tuple(map(float, o)) for o in s], what, None
-        return _numbers(s, name).tolist(), what, None
+        y = pd.DataFrame(s.map(lambda o: list(np.ravel(o))).tolist())
+        y = np.stack([_numbers(y[k], name) for k in y], 1)
+        if bad := np.flatnonzero(~np.isfinite(y).all(1)).tolist(): raise TextError(f'{name}: {_rows(bad, len(s), "finite number, or not as many numbers as others")}')
+        return list(map(tuple, y.tolist())) if s.map(np.ndim).any() else y[:, 0].tolist(), what, None
     if what != 'classes': raise TextError(f"target={what!r}: give 'classes', 'several' or 'numbers'.")
     y, vocab = classes(s, TEXTS, name)
     return y, what, vocab
@@ -200,7 +204,11 @@ def _read(data, text='text', label='label', sep=None, encoding='utf-8', label_de
                                         'or what separates them with sep=.')
     if not len(df): raise TextError(f'{name} has no rows.')
     df = df.reset_index(drop=True)
-    if bad := df.index[~df[text].map(lambda o: isinstance(o, str) and bool(o.strip()))].tolist(): raise TextError(f'{name}: {_rows(bad, len(df), "text")}')
+    if twice := [k for k in (text, *listify(label)) if isinstance(df[k], pd.DataFrame)]: raise TextError(f'{name} has two columns {twice[0]!r}; keep one of them.')
+    if bad := df.index[df[text].map(_gap)].tolist(): raise TextError(f'{name}: {_rows(bad, len(df), "text")}')
+    if (odd := df[text].map(lambda o: not isinstance(o, str))).any():
+        i = int(odd.argmax())
+        raise TextError(f'{name}: column {text!r} holds {type(df[text].iloc[i]).__name__} in row {i}, counted from 0, where there should be a text.')
     res, what, vocab = pd.DataFrame(dict(text=df[text].astype(object))), None, None
     if label is not None:
         y, what, vocab = _labels(df, label, label_delim, target, name)
