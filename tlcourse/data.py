@@ -291,14 +291,16 @@ def images(
     batch_tfms=None,                 # fastai transforms of a batch, floats 0 to 1, before normalization
     device=None,                     # default fastai's
     num_workers:int=0,               # processes that load; 0 is best for pictures kept in memory
+    valid:float=None,                # share to validate on, instead of n_valid
+    test:float=None,                 # share to keep apart, as `.test`
 ) -> DataLoaders:                    # batches: x [bs, 3, size, size] float32, y [bs] int64
     """Training and validation pictures of a data set, as the backbone expects them.
 
     The split is that of `split`: stratified, and for one seed the same validation set for every `n_train`. Up to 1 GB of decoded pictures is kept.
     The items are `Picture`s, in `.train_ds.items` and `.valid_ds.items`. Raises `DataError` or `AssetError`, one line each."""
     items = _set(name)
-    splits = split([o.label for o in items], n_train, n_valid, seed)
-    return _loaders(_pixels(size, backbone, item_tfms), items, splits, bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
+    splits = partition([o.label for o in items], None, valid, test, n_train, n_valid, seed)
+    return _loaders(_pixels(size, backbone, item_tfms), items, splits.values(), bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
 
 # %% ../nbs/foundations/data.ipynb #4f7fce22
 def _in_threads(f, items, desc):
