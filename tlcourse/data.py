@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import csv, gzip, io, pickle, re, tempfile, warnings
+import csv, gzip, io, pickle, re, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -584,9 +584,6 @@ def __getattr__(name):
     "`texts` and `speech`, from the modules of that modality."
     if name not in ('texts', 'speech'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f"tlcourse.{dict(texts='text').get(name, name)}"), name)
-
-_listed = listing
-def _layout(root): return list(layout(root).values())
 
 # %% ../nbs/foundations/data.ipynb #c0adaf77
 document(globals())
