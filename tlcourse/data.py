@@ -390,7 +390,7 @@ def _own(items, parts, what, vocab, where, short, groups, valid, test, n_train, 
     _copies(items, parts, where)
     dls = _loaders(pixels, items, parts.values(), seed=seed, backbone=backbone, item_tfms=item_tfms, what=what, vocab=vocab, **loader)
     dls.bad = pd.DataFrame(wrong.items(), columns=['file', 'problem'])
-    dls.range = None if not deep else window or (0, top or 65535)
+    dls.range = window or ((0, top or 65535) if deep else None)
     return dls
 
 # %% ../nbs/foundations/data.ipynb #65d3fa76
