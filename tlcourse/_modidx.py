@@ -495,7 +495,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tlcourse.data._in_threads': ('foundations/data.html#_in_threads', 'tlcourse/data.py'),
                                'tlcourse.data._known': ('foundations/data.html#_known', 'tlcourse/data.py'),
                                'tlcourse.data._labels': ('foundations/data.html#_labels', 'tlcourse/data.py'),
-                               'tlcourse.data._layout': ('foundations/data.html#_layout', 'tlcourse/data.py'),
                                'tlcourse.data._loaders': ('foundations/data.html#_loaders', 'tlcourse/data.py'),
                                'tlcourse.data._mnist5k': ('foundations/data.html#_mnist5k', 'tlcourse/data.py'),
                                'tlcourse.data._named': ('foundations/data.html#_named', 'tlcourse/data.py'),
