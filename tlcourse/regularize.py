@@ -72,9 +72,9 @@ class L2SP(_NoDecay):
 
     θ is what is trained of the body, biases and BatchNorm included; w the same of the head, the last of `backbones.groups`. Decoupled, each
     step also takes θ by lr·alpha of the way to θ₀ and w by lr·beta to 0, at most all of it, with lr the rate of the group: AdamW's decay, to
-    another target. Coupled, alpha/2 ‖θ - θ₀‖² + beta/2 ‖w‖² joins the training loss, as in the paper: right under SGD, but Adam divides the
-    pull by its own size, so that under Adam its strength has hardly any effect. The losses that fastai shows stay those of the data, and
-    `lr_find` runs without it."""
+    another target. Coupled, alpha/2 ‖θ - θ₀‖² + beta/2 ‖w‖² joins the training loss, as in the paper: the same under SGD, but Adam divides
+    the pull by its own size, so that where the data says little a strength of .01 does what 10 does. The losses that fastai shows stay
+    those of the data, and `lr_find` runs without it."""
     run_valid, _body, _head = False, (), ()
     def __init__(self,
         alpha:float=10., # strength for the body
