@@ -144,6 +144,13 @@ def test_forward_refuses(tiny):
     fails(lambda: m(torch.zeros(2, 3)), 'whole numbers', 'float32')
     fails(lambda: m(torch.ones(1, 21, dtype=torch.long)), '21 tokens', '20 at most')
 
+@pytest.mark.parametrize('kind', ['bert', 'roberta', 'mpnet', 'distilbert', 'albert'])
+def test_the_longest_text_is_known(tmp_path, kind):
+    "RoBERTa and MPNet count places from behind the number of their padding token: of 22 rows of their table 20 are for tokens."
+    m = T.load(make(tmp_path, kind))
+    assert m(torch.full((1, 20), 7)).isfinite().all()
+    fails(lambda: m(torch.full((1, 21), 7)), '21 tokens', '20 at most')
+
 def test_without_the_extra():
     code = "import sys; sys.modules['transformers'] = None\ntry: import tlcourse.text\nexcept ImportError as e: print(e)"
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)

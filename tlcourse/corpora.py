@@ -123,6 +123,7 @@ def _hf_parts(dsd, label):
     if not kept: raise TextError(f"{', '.join(dsd)}: none of these has labels; give one of them, dataset['{next(iter(dsd))}'], with label=None for its texts alone.")
     return pd.concat(kept, ignore_index=True)
 
+# %% ../nbs/foundations/corpora.ipynb #e106bb2c
 def _frame(data, label, sep, encoding):
     "What was given as a DataFrame, and what it is called in messages."
     if isinstance(data, (str, Path)): return (_corpus(data), data) if data in _sets else (_file(data, sep, encoding), Path(data).name)
@@ -196,6 +197,7 @@ def _split_column(df, col, name, fold):
     for k,at in given(df[col], TEXTS, **fold).items(): part.iloc[at] = k
     return part
 
+# %% ../nbs/foundations/corpora.ipynb #d853d991
 def _read(data, text='text', label='label', sep=None, encoding='utf-8', label_delim=None, target=None, groups=None, split=None, fold=None):
     "Columns text, label, part and group as far as there are any; what the target is; its classes."
     df, name = _frame(data, label, sep, encoding)
@@ -351,6 +353,7 @@ def texts(
     return _loaders(*_tables(data, valid, test, reading | dict(groups=groups)), data if isinstance(data, str) else 'table', Tokens(encoder, max_length),
                     item_tfms, apart=test is not None, n_train=n_train, n_valid=n_valid, seed=seed, bs=bs, device=device, num_workers=num_workers)
 
+# %% ../nbs/foundations/corpora.ipynb #7f7ebd99
 def _loaders(df, what, vocab, shares, name, tokens, item_tfms, apart, n_train, n_valid, seed, **kwargs):
     if what is None: raise TextError('texts needs labels; texts without any are for dls.test_dl.')
     splits = _splits(df, what, n_train, n_valid, seed, apart, **shares)

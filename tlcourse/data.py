@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import csv, gzip, io, pickle, re, tempfile, warnings
+import csv, gzip, io, pickle, re, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -390,7 +390,7 @@ def _own(items, parts, what, vocab, where, short, groups, valid, test, n_train, 
     _copies(items, parts, where)
     dls = _loaders(pixels, items, parts.values(), seed=seed, backbone=backbone, item_tfms=item_tfms, what=what, vocab=vocab, **loader)
     dls.bad = pd.DataFrame(wrong.items(), columns=['file', 'problem'])
-    dls.range = None if not deep else window or (0, top or 65535)
+    dls.range = window or ((0, top or 65535) if deep else None)
     return dls
 
 # %% ../nbs/foundations/data.ipynb #65d3fa76
@@ -584,9 +584,6 @@ def __getattr__(name):
     "`texts` and `speech`, from the modules of that modality."
     if name not in ('texts', 'speech'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f"tlcourse.{dict(texts='text').get(name, name)}"), name)
-
-_listed = listing
-def _layout(root): return list(layout(root).values())
 
 # %% ../nbs/foundations/data.ipynb #c0adaf77
 document(globals())
