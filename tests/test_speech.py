@@ -162,7 +162,37 @@ def test_word_error_rate_on_ten_sentences(whisper):
     assert wer(SENTENCES, transcribe(whisper, [say(o) for o in SENTENCES])) <= .2
 
 
-@pytest.mark.parametrize('said,heard,want', [('a b c d', 'a b c d', 0), ('a b c d', 'a x c', .5), ('A b, c d.', 'a B c d', 0), (['a b', 'c d'], ['a b', 'd'], .25), ('a', 'a b c', 2)])
+@needs_whisper
+def test_an_encoder_is_transcribed_with_its_own_weights(whisper):
+    "Untuned it says what the whole model says; changed, what the whole model says with the same change."
+    import copy
+    x = say('the boat left the harbor early in the morning')
+    own, changed = load(), copy.deepcopy(whisper)
+    want = transcribe(whisper, x, seconds=4)
+    assert transcribe(own, x, seconds=4) == transcribe('whisper_tiny_en', x, seconds=4) == want == transcribe(load(n_out=3), x, seconds=4)
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(own[4].layer.fc1.weight.shape, generator=g)*.3
+    with torch.no_grad():
+        own[4].layer.fc1.weight += noise
+        changed.model.encoder.layers[3].fc1.weight += noise
+    after = transcribe(own, x, seconds=4)
+    assert after == transcribe(changed, x, seconds=4) != want
+    assert transcribe(load(), x, seconds=4) == want, 'the bundled model has stayed as it was'
+
+
+@needs_whisper
+def test_integers_two_channels_and_files_are_transcribed_alike(whisper, tmp_path):
+    import soundfile
+    x = say('the boat left the harbor early in the morning')
+    i16 = (x*32767).astype(np.int16)
+    soundfile.write(tmp_path/'a.wav', np.stack([i16, i16], 1), RATE)
+    forms = [x, i16, np.stack([x, x]), torch.from_numpy(x), tmp_path/'a.wav', (tmp_path/'a.wav').read_bytes()]
+    assert set(transcribe(whisper, forms, seconds=4)) == {transcribe(whisper, x, seconds=4)} and 'boat' in transcribe(whisper, i16, seconds=4)
+    with pytest.raises(SpeechError) as e: transcribe(whisper, x*32767)
+    one_line(e, 'divide')
+
+
+@pytest.mark.parametrize('said,heard,want', [('ten sheep', '10 sheep', 0), ('The harbor is gray.', 'the harbour is grey', 0), ('a b c d', 'a b c d', 0), ('a b c d', 'a x c', .5), ('A b, c d.', 'a B c d', 0), (['a b', 'c d'], ['a b', 'd'], .25), ('a', 'a b c', 2)])
 def test_wer(said, heard, want): assert wer(said, heard) == want
 
 
@@ -195,6 +225,69 @@ def test_wav2vec2_through_the_same_interface(tmp_path, home, stable):
     dls = speech.speech(n_train=20, n_valid=10, mel=False, voices=VOICES[:4])
     assert extract(model, dls.valid, cache=False).x.shape == (10, 32)
     with pytest.raises(SpeechError, match='mel=False'): model(torch.zeros(1, 80, 100))
+
+
+def tiny_checkpoint(kind, path, dtype):
+    "A small Whisper or Wav2Vec2 with its weights stored as `dtype`."
+    import transformers as T
+    torch.manual_seed(0)
+    if kind == 'whisper':
+        m = T.WhisperModel(T.WhisperConfig(d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48,
+                                           vocab_size=60, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0))
+    else:
+        m = T.Wav2Vec2Model(T.Wav2Vec2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48, conv_dim=(16,)*3, conv_kernel=(10, 8, 8), conv_stride=(5, 8, 8),
+                                             num_feat_extract_layers=3, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, apply_spec_augment=False))
+    m.eval().to(dtype).save_pretrained(path)
+    return m.float()
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize('kind', ['whisper', 'wav2vec2'])
+def test_a_checkpoint_in_half_precision_becomes_float32(tmp_path, kind, dtype):
+    "Transformers 5 keeps the checkpoint's own type, and float32 audio then raised RuntimeError."
+    from transformers import AutoModel
+    whole = tiny_checkpoint(kind, tmp_path, dtype)
+    stored = AutoModel.from_pretrained(tmp_path, dtype=dtype)
+    assert next(stored.parameters()).dtype == dtype, 'the checkpoint is what the test says'
+    model = load(f'hf:{tmp_path}', 3, 1.)
+    assert {p.dtype for p in model.parameters()} == {torch.float32} and not model.training
+    x = torch.randn(2, RATE)*.1
+    with torch.no_grad():
+        if kind == 'whisper':
+            full = log_mel(torch.randn(1, 30*RATE)*.1)
+            want, got = whole.encoder(full).last_hidden_state.mean(1), load(f'hf:{tmp_path}', seconds=30.)(full)
+        else:
+            z = (x - x.mean(1, keepdim=True))/(x.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
+            want, got = whole(z).last_hidden_state.mean(1), load(f'hf:{tmp_path}')(x)
+    assert torch.allclose(got, want, atol=1e-4)
+    model(x if kind == 'wav2vec2' else log_mel(x)).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_random_weights_of_a_checkpoint_that_has_none(tmp_path):
+    whole = tiny_checkpoint('whisper', tmp_path, torch.float16)
+    random = load(f'hf:{tmp_path}', pretrained=False)
+    assert not torch.allclose(random[1].layer.fc1.weight, whole.encoder.layers[0].fc1.weight) and random[1].layer.fc1.weight.dtype == torch.float32
+
+
+@needs_whisper
+def test_the_old_names_lead_to_the_new_ones():
+    from tlcourse import sounds, voices
+    with pytest.warns(FutureWarning, match='speech.load'): old = speech.encoder(2, 1.)
+    assert type(old) is speech.SpeechEncoder and old[-1].out_features == 2
+    torch.manual_seed(0)
+    x = log_mel(torch.randn(1, RATE))
+    with torch.no_grad(): assert torch.equal(old[:-1](x), load('whisper_tiny_en', 2, 1.)[:-1](x))
+    for name, home in dict(WORDS=sounds, SENTENCES=sounds, Spoken=sounds, Wave=sounds, Sound=sounds, Mel=sounds, add_noise=sounds, VOICES=voices, ACCENTS=voices).items():
+        with pytest.warns(FutureWarning, match=name): assert getattr(speech, name) is getattr(home, name)
+    for name in 'speech load log_mel say clips read transcribe wer Clip predict whisper'.split(): assert callable(getattr(speech, name)) and name in speech.__all__
+
+
+def test_transcribe_says_what_it_needs(tmp_path):
+    tiny_checkpoint('whisper', tmp_path, torch.float32)
+    for model in (load(f'hf:{tmp_path}'), 'hf:openai/whisper-base', nn.Linear(2, 2)):
+        with pytest.raises(SpeechError) as e: transcribe(model, np.zeros(RATE, np.float32))
+        one_line(e, 'transcribe', 'whisper()')
 
 
 def test_other_whispers_and_other_models(tmp_path):

@@ -61,3 +61,21 @@ def test_log_mel_finds_a_tone():
     t = torch.arange(RATE)/RATE
     low, high = (log_mel(torch.sin(2*torch.pi*f*t)[None])[0].mean(1).argmax().item() for f in (300, 3000))
     assert low < 12 and 50 < high < 60
+
+
+def test_log_mel_refuses_integers():
+    "They would be taken for sound that is 32,768 times too loud."
+    for dtype in (torch.int16, torch.uint8):
+        with pytest.raises(SpeechError) as e: log_mel(torch.zeros(1, RATE, dtype=dtype))
+        one_line(e, 'samples', str(dtype))
+
+
+# words
+
+@pytest.mark.parametrize('a,b', [('Ten sheep.', '10 sheep'), ('The harbour', 'the harbor'), ('two colours', '2 colors'), ("Don't!", 'do not'), ('grey theatre', 'gray theater'), ('a cheque', 'a check')])
+def test_one_form_for_what_sounds_alike(a, b): assert W.normalize(a) == W.normalize(b)
+
+
+def test_other_words_stay_apart():
+    assert len({W.normalize(o) for o in 'left felt our or hour sour size rice price licence four for course'.split()}) == 13
+    assert not set(W.SPELLING.values()) & set(W.SPELLING), 'American spellings stay as they are'

@@ -106,8 +106,10 @@ def samples(
         audio = next((audio[k] for k in ('bytes', 'path') if audio.get(k)), None)
         if audio is None: raise SpeechError(f'{name}: this dictionary has no audio in it; it needs array and sampling_rate, bytes, or path.')
         return read(audio)
-    if isinstance(audio, torch.Tensor): audio = audio.detach().cpu().as_subclass(torch.Tensor)
-    try: x = np.asarray(audio.float() if isinstance(audio, torch.Tensor) and audio.is_floating_point() else audio)
+    if isinstance(audio, (list, tuple)) and len(audio) and not isinstance(audio[0], (int, float, np.number)):
+        raise SpeechError(f'{name} is a list of {len(audio)}; give one recording, or let sounds.predict(learn, list) hear them all.')
+    if isinstance(audio, torch.Tensor): audio = (audio.float() if audio.is_floating_point() else audio).detach().cpu().as_subclass(torch.Tensor)
+    try: x = np.asarray(audio)
     except (TypeError, ValueError): raise SpeechError(f'{name} is a {type(audio).__name__}; give a path, or an array [samples].') from None
     if x.dtype == object: raise SpeechError(f'{name} is a {type(audio).__name__}; give a path, or an array [samples].')
     if not x.size: raise SpeechError(f'{name} holds 0 samples; record it again.')
@@ -204,7 +206,7 @@ class LogMel(TensorBase):
 
 class Sound(Keep, Transform):
     "From audio of any kind (a `Clip`, a path, an array) to samples [n]; that of clips is kept, until their file changes."
-    input_types = (Clip, Spoken, str, Path, bytes, np.ndarray, torch.Tensor, dict)
+    input_types = (Clip, Spoken, str, Path, bytes, np.ndarray, torch.Tensor, dict, list)
     def __init__(self,
         seconds:float,   # that all clips get
         keep:float=1e9,  # keep at most so many bytes; what is beyond is read at each use

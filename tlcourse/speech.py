@@ -34,7 +34,7 @@ from .whisper import load as whisper, log_mel, normalize
 _all_ = ['RATE', 'Clip', 'SpeechError', 'clips', 'predict', 'read', 'say', 'speech', 'whisper', 'log_mel']
 
 __getattr__ = moved(__name__, {o: home for home,names in dict(
-    sounds='SENTENCES Sound Spoken WORDS Wave Mel add_noise fit samples', voices='ACCENTS VOICES').items() for o in names.split()})
+    sounds='SENTENCES Sound Spoken WORDS Wave Mel add_noise', voices='ACCENTS VOICES').items() for o in names.split()})
 
 # %% ../nbs/lessons/09_speech.ipynb #495931d5
 class Stem(nn.Module):
