@@ -1,6 +1,4 @@
 "Texts of any make to batches: labels, splits, order, and one line for each kind of bad text."
-import warnings
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -208,13 +206,10 @@ def test_numbers_in_a_csv(tiny, tmp_path):
     assert C.texts(tmp_path/'b.csv', bs=4, **on(tiny)).vocab == ['007', '7']
 
 def test_a_learner_takes_the_loss_of_the_data(tiny):
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        from fastai.callback.progress import no_bar # adds it to Learner
-        from fastai.learner import Learner
+    from tlcourse.learners import learner
     for df, c in ((small(label=[i/8 for i in range(20)]), 1), (small(label=SETS), 3)):
         dls = C.texts(df, bs=4, **on(tiny))
-        learn = Learner(dls, T.load(tiny, dls.c))
+        learn = learner(dls, T.load(tiny, dls.c))
         with learn.no_bar(), learn.no_logging(): learn.fit(1)
         assert learn.loss_func is dls.loss_func and np.isfinite(learn.recorder.losses[-1]) and c == dls.c
 
@@ -271,6 +266,20 @@ def test_a_jsonl_keeps_what_is_in_it(tmp_path):
 
 @pytest.mark.parametrize('bad', [5, None, [], 'abc', [('a',)], [1, 2], {'text': ['a'], 'label': ['x', 'y']}, ['a', 'b'], np.zeros(3)], ids=repr)
 def test_other_things_are_refused(bad): fails(lambda: C.read(bad))
+
+def test_odd_columns_are_named():
+    fails(lambda: C.read(small(label=['no', 'yes']*10).assign(text=range(20))), "'text' holds int64 in row 0")
+    fails(lambda: C.read(small(label=['no', 'yes']*10).assign(text=[*TEXTS20[:19], b'x'])), 'bytes in row 19')
+    fails(lambda: C.read(pd.concat([small(label=['no', 'yes']*10)]*2, axis=1)), 'two columns')
+    fails(lambda: C.read(small(label=[[]]*20)), 'no text has any label')
+    fails(lambda: C.read(small(label=[['a'], ['b', None]]*10)), '10 of 20', 'row 1, 3')
+    fails(lambda: C.read(small(label=[[.5, .2], [.5]]*10)), '10 of 20', 'row 1, 3')
+    fails(lambda: C.read(small(label=[.5]*19 + [float('inf')])), 'row 19', 'finite')
+
+def test_numbers_of_torch_and_numpy_are_labels(tiny):
+    for y in ([torch.tensor(i%2) for i in range(20)], [np.int64(i%2) for i in range(20)], torch.arange(20) % 2):
+        assert C.texts(dict(text=TEXTS20, label=y), bs=4, **on(tiny)).vocab == ['0', '1']
+    assert C.texts([(t, torch.tensor(i/8)) for i,t in enumerate(TEXTS20)], bs=4, **on(tiny)).c == 1
 
 
 # ---- splits

@@ -388,6 +388,16 @@ def test_groups_across_given_parts(tmp_path):
         for c in 'ab': put(tmp_path/part/c/'p7_1.png', another()); put(tmp_path/part/c/f'{part}_2.png', another())
     refused(tmp_path, 'groups: p7 is in the train part and in the valid part', groups=r'(p\d|train|valid)_')
 
+def test_groups_stay_with_their_pictures(tmp_path):
+    "Also where some are skipped, and the parts come in another order than the files."
+    for c in 'ab':
+        put(tmp_path/c/'a broken p0.png', b'')
+        for i in range(16): put(tmp_path/c/f'{i:02} p{i//2}.png', another())
+    for seed in range(4):
+        with pytest.warns(UserWarning, match='skipped'): dls = load(tmp_path, groups=r'(p\d)', bad='skip', seed=seed)
+        sides = [{o.source.stem[-2:] for o in ds.items} for ds in (dls.train_ds, dls.valid_ds)]
+        assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 8
+
 def test_groups_have_all_classes(tmp_path):
     "One finding a patient, the rare one in two of ten: a plain draw of groups loses it on one side."
     for i in range(10): put(tmp_path/('rare' if i > 7 else 'common')/f'p{i}_0.png', another()); put(tmp_path/('rare' if i > 7 else 'common')/f'p{i}_1.png', another())

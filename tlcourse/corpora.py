@@ -123,6 +123,7 @@ def _hf_parts(dsd, label):
     if not kept: raise TextError(f"{', '.join(dsd)}: none of these has labels; give one of them, dataset['{next(iter(dsd))}'], with label=None for its texts alone.")
     return pd.concat(kept, ignore_index=True)
 
+# %% ../nbs/foundations/corpora.ipynb #e106bb2c
 def _frame(data, label, sep, encoding):
     "What was given as a DataFrame, and what it is called in messages."
     if isinstance(data, (str, Path)): return (_corpus(data), data) if data in _sets else (_file(data, sep, encoding), Path(data).name)
@@ -165,17 +166,21 @@ def _gap(o): return not isinstance(o, (list, tuple, set, frozenset, np.ndarray))
 def _labels(df, label, delim, what, name):
     "Labels as they are learned, what kind of target they are, and the classes."
     if not isinstance(label, str) and isinstance(label, (list, tuple)): return _columns(df, label, what, name)
-    s = df[label]
+    s = df[label].map(lambda o: o.item() if hasattr(o, 'item') and not getattr(o, 'ndim', 0) else o)  # a number of torch is one
     if delim: s, what = s.map(lambda o: tuple(filter(None, map(str.strip, o.split(delim)))) if isinstance(o, str) else o), what or 'several'
     if gaps := np.flatnonzero(s.map(_gap)).tolist(): raise TextError(f'{name}: {_rows(gaps, len(s), "label")}')
     what = what or ('numbers' if _looks_numeric(s) else target(s.tolist()))
     if what == 'several':
+        if gaps := np.flatnonzero(s.map(lambda o: np.ndim(o) and any(map(_gap, o)))).tolist(): raise TextError(f'{name}: {_rows(gaps, len(s), "label")}')
         sets = [tuple(o) if isinstance(o, (list, tuple, set, frozenset, np.ndarray)) else (o,) for o in s]
         names = iter((flat := classes([v for o in sets for v in o], TEXTS, name))[0])
+        if not flat[1]: raise TextError(f'{name}: no text has any label; there is nothing to learn.')
         return [tuple(dict.fromkeys(next(names) for _ in o)) for o in sets], what, flat[1]
     if what == 'numbers':
-        if s.map(np.ndim).any(): return [tuple(map(float, o)) for o in s], what, None
-        return _numbers(s, name).tolist(), what, None
+        y = pd.DataFrame(s.map(lambda o: list(np.ravel(o))).tolist())
+        y = np.stack([_numbers(y[k], name) for k in y], 1)
+        if bad := np.flatnonzero(~np.isfinite(y).all(1)).tolist(): raise TextError(f'{name}: {_rows(bad, len(s), "finite number, or not as many numbers as others")}')
+        return list(map(tuple, y.tolist())) if s.map(np.ndim).any() else y[:, 0].tolist(), what, None
     if what != 'classes': raise TextError(f"target={what!r}: give 'classes', 'several' or 'numbers'.")
     y, vocab = classes(s, TEXTS, name)
     return y, what, vocab
@@ -192,6 +197,7 @@ def _split_column(df, col, name, fold):
     for k,at in given(df[col], TEXTS, **fold).items(): part.iloc[at] = k
     return part
 
+# %% ../nbs/foundations/corpora.ipynb #d853d991
 def _read(data, text='text', label='label', sep=None, encoding='utf-8', label_delim=None, target=None, groups=None, split=None, fold=None):
     "Columns text, label, part and group as far as there are any; what the target is; its classes."
     df, name = _frame(data, label, sep, encoding)
@@ -200,7 +206,11 @@ def _read(data, text='text', label='label', sep=None, encoding='utf-8', label_de
                                         'or what separates them with sep=.')
     if not len(df): raise TextError(f'{name} has no rows.')
     df = df.reset_index(drop=True)
-    if bad := df.index[~df[text].map(lambda o: isinstance(o, str) and bool(o.strip()))].tolist(): raise TextError(f'{name}: {_rows(bad, len(df), "text")}')
+    if twice := [k for k in (text, *listify(label)) if isinstance(df[k], pd.DataFrame)]: raise TextError(f'{name} has two columns {twice[0]!r}; keep one of them.')
+    if bad := df.index[df[text].map(_gap)].tolist(): raise TextError(f'{name}: {_rows(bad, len(df), "text")}')
+    if (odd := df[text].map(lambda o: not isinstance(o, str))).any():
+        i = int(odd.argmax())
+        raise TextError(f'{name}: column {text!r} holds {type(df[text].iloc[i]).__name__} in row {i}, counted from 0, where there should be a text.')
     res, what, vocab = pd.DataFrame(dict(text=df[text].astype(object))), None, None
     if label is not None:
         y, what, vocab = _labels(df, label, label_delim, target, name)
@@ -343,6 +353,7 @@ def texts(
     return _loaders(*_tables(data, valid, test, reading | dict(groups=groups)), data if isinstance(data, str) else 'table', Tokens(encoder, max_length),
                     item_tfms, apart=test is not None, n_train=n_train, n_valid=n_valid, seed=seed, bs=bs, device=device, num_workers=num_workers)
 
+# %% ../nbs/foundations/corpora.ipynb #7f7ebd99
 def _loaders(df, what, vocab, shares, name, tokens, item_tfms, apart, n_train, n_valid, seed, **kwargs):
     if what is None: raise TextError('texts needs labels; texts without any are for dls.test_dl.')
     splits = _splits(df, what, n_train, n_valid, seed, apart, **shares)

@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import csv, gzip, io, pickle, re, tempfile, warnings
+import csv, gzip, io, pickle, re, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -291,14 +291,16 @@ def images(
     batch_tfms=None,                 # fastai transforms of a batch, floats 0 to 1, before normalization
     device=None,                     # default fastai's
     num_workers:int=0,               # processes that load; 0 is best for pictures kept in memory
+    valid:float=None,                # share to validate on, instead of n_valid
+    test:float=None,                 # share to keep apart, as `.test`
 ) -> DataLoaders:                    # batches: x [bs, 3, size, size] float32, y [bs] int64
     """Training and validation pictures of a data set, as the backbone expects them.
 
     The split is that of `split`: stratified, and for one seed the same validation set for every `n_train`. Up to 1 GB of decoded pictures is kept.
     The items are `Picture`s, in `.train_ds.items` and `.valid_ds.items`. Raises `DataError` or `AssetError`, one line each."""
     items = _set(name)
-    splits = split([o.label for o in items], n_train, n_valid, seed)
-    return _loaders(_pixels(size, backbone, item_tfms), items, splits, bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
+    splits = partition([o.label for o in items], None, valid, test, n_train, n_valid, seed)
+    return _loaders(_pixels(size, backbone, item_tfms), items, splits.values(), bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
 
 # %% ../nbs/foundations/data.ipynb #4f7fce22
 def _in_threads(f, items, desc):
@@ -388,7 +390,7 @@ def _own(items, parts, what, vocab, where, short, groups, valid, test, n_train, 
     _copies(items, parts, where)
     dls = _loaders(pixels, items, parts.values(), seed=seed, backbone=backbone, item_tfms=item_tfms, what=what, vocab=vocab, **loader)
     dls.bad = pd.DataFrame(wrong.items(), columns=['file', 'problem'])
-    dls.range = None if not deep else window or (0, top or 65535)
+    dls.range = window or ((0, top or 65535) if deep else None)
     return dls
 
 # %% ../nbs/foundations/data.ipynb #65d3fa76
@@ -582,9 +584,6 @@ def __getattr__(name):
     "`texts` and `speech`, from the modules of that modality."
     if name not in ('texts', 'speech'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f"tlcourse.{dict(texts='text').get(name, name)}"), name)
-
-_listed = listing
-def _layout(root): return list(layout(root).values())
 
 # %% ../nbs/foundations/data.ipynb #c0adaf77
 document(globals())

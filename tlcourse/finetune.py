@@ -74,7 +74,7 @@ def lp_ft(
     learn:Learner,        # its network ends in a linear layer
     epochs:int=3,         # of fine-tuning
     lr:float|slice=1e-4,  # of fine-tuning; small, since the head is good already
-    train_bn:bool=False,  # let BatchNorm follow the new data?
+    train_bn:bool=False,  # let BatchNorm statistics follow the new data, as in `learner`?
     cbs=None,             # further callbacks
     **kwargs              # of `fit_one_cycle`
 ):                        # the probe, a scikit-learn classifier
@@ -82,7 +82,8 @@ def lp_ft(
     fitted = probe(extract(learn.model, learn.dls.train, progress=False))
     to_head(fitted, learn.model)
     learn.unfreeze()
-    learn.fit_one_cycle(epochs, lr, cbs=[*[BnEval()]*(not train_bn), *L(cbs)], **kwargs)
+    with learn.removed_cbs([cb for cb in learn.cbs if train_bn and isinstance(cb, BnEval)]):
+        learn.fit_one_cycle(epochs, lr, cbs=[*[BnEval()]*(not train_bn), *L(cbs)], **kwargs)
     return fitted
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #373b1c9c

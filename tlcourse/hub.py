@@ -22,6 +22,7 @@ class HubError(TLCourseError, ValueError):
 LOCAL = dict(local_files_only=True, trust_remote_code=False) # for every `from_pretrained` of a folder: no network, no code of strangers
 
 # %% ../nbs/foundations/hub.ipynb #65b866db
+@lru_cache(maxsize=64)
 def _download(repo, patterns, error):
     "The folder with the files of the hub's `repo` that match `patterns`."
     from huggingface_hub import snapshot_download
@@ -30,19 +31,23 @@ def _download(repo, patterns, error):
         why = 'TLCOURSE_OFFLINE is set and it is not cached' if offline() else first_line(str(e).strip().splitlines()[0] if str(e).strip() else e)
         raise error(f'{repo}: the Hugging Face hub did not deliver it ({why}); connect, name a local folder, or take a bundled model.') from None
 
+def _bundled(name):
+    "The asset called `name`, if it is a model."
+    try: asset = find(name)
+    except AssetError: return None
+    return asset if asset.kind.endswith('model') else None
+
 def folder(
     name:str|Path,              # 'hf:REPO', 'hf:FOLDER', a folder, or a bundled model such as 'minilm'
     *patterns:str,              # files wanted from the hub, such as '*.json', '*.safetensors'
     error:type=HubError,        # what is raised
 ) -> Path:
-    "The folder that holds a model: your own if there is one of this name, else a bundled one, else the hub's."
-    key = str(name).removeprefix('hf:')
-    if (local := Path(key).expanduser()).is_dir(): return local
-    if not str(name).startswith('hf:') and isinstance(name, str):
-        try: asset = find(key)
-        except AssetError: asset = None
-        if asset and asset.kind.endswith('model'): return fetch(key)
-    if len(Path(key).parts) > 2 or key.startswith(('.', '~')) or isinstance(name, Path) or not key: raise error(f'{name}: there is no such folder.')
+    "The folder that holds a model: that of a bundled one, else your own if there is one of this name, else the hub's."
+    key, path = str(name).removeprefix('hf:'), Path(str(name).removeprefix('hf:')).expanduser()
+    if not key: raise error(f"{name}: a model is 'hf:REPO or folder', or a bundled name.")
+    if isinstance(name, str) and not name.startswith('hf:') and (asset := _bundled(name)): return fetch(asset)
+    if path.is_dir(): return path
+    if len(path.parts) > 2 or key.startswith(('.', '~')) or isinstance(name, Path): raise error(f'{name}: there is no such folder.')
     return _download(key, patterns, error)
 
 # %% ../nbs/foundations/hub.ipynb #189eb888
@@ -61,10 +66,15 @@ def read_tensors(
     return state
 
 # %% ../nbs/foundations/hub.ipynb #0675561a
+def _transformers(error=HubError):
+    try: import transformers
+    except ImportError: raise error("this needs Transformers; run pip install 'tlcourse[text]'.") from None
+    return transformers
+
 @contextmanager
 def quiet():
     "Transformers without its log and its progress bars; afterwards they are as they were."
-    from transformers.utils import logging
+    logging = _transformers().utils.logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -87,33 +97,37 @@ def pretrained(
     pretrained:bool=True,           # False: random weights for the same config
     seed:int=None,                  # of random weights and of a head that the checkpoint lacks; None: torch's own random state
     error:type=HubError,            # what is raised
+    what:str=None,                  # what the errors call the kind: 'image classifier'
     **config,                       # what the config should say instead: num_labels, hidden_dropout_prob, ...
 ):                                  # a model of Transformers, in evaluation mode, on the CPU
     "A model from a folder or the hub: safetensors only, no code of strangers, one line for what goes wrong."
-    from transformers import AutoConfig
-    where = folder(name, '*.json', '*.txt', '*.model', *['*.safetensors']*pretrained, error=error)
-    auto = not hasattr(kind, 'config_class') or kind.config_class is None
+    AutoConfig = _transformers(error).AutoConfig
+    where, auto = folder(name, '*.json', '*.txt', '*.model', *['*.safetensors']*pretrained, error=error), getattr(kind, 'config_class', None) is None
     try:
         with quiet(), _seeded(seed):
             cfg = (AutoConfig if auto else kind.config_class).from_pretrained(where, **LOCAL, **config)
             if pretrained: model = kind.from_pretrained(where, config=cfg, use_safetensors=True, dtype=dtype or 'auto', **LOCAL)
             else: model = kind.from_config(cfg) if auto else kind(cfg)
-    except (OSError, ValueError, RuntimeError, KeyError) as e:
-        raise error(f"{name}: Transformers finds no {kind.__name__.removeprefix('AutoModelFor') if auto else kind.__name__} there ({first_line(e)}).") from None
+    except Exception as e: # a stranger's files can break anything
+        raise error(f"{name}: Transformers finds no {what or kind.__name__.removeprefix('AutoModelFor')} there ({first_line(e)}).") from None
     return (model if dtype is None else model.to(dtype)).eval()
 
 # %% ../nbs/foundations/hub.ipynb #e99462e8
 @lru_cache(maxsize=8)
+def _tokenizer(where, stamps):
+    return _transformers().AutoTokenizer.from_pretrained(where, **LOCAL)
+
 def tokenizer(
     name:str,               # as for `folder`
     error:type=HubError,    # what is raised
 ):                          # Transformers' own; called on a text it gives `input_ids`
-    "The tokenizer that belongs to a model; the same object each time."
-    from transformers import AutoTokenizer
+    "The tokenizer that belongs to a model; the same object each time, until its files change."
+    _transformers(error)
     where = folder(name, '*.json', '*.txt', '*.model', error=error)
+    files = sorted(f for o in ('*.json', '*.txt', '*.model') for f in where.glob(o))
     try:
-        with quiet(): return AutoTokenizer.from_pretrained(where, **LOCAL)
-    except (OSError, ValueError, KeyError) as e: raise error(f'{name}: there is no tokenizer in it ({first_line(e)}).') from None
+        with quiet(): return _tokenizer(where, tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in files))
+    except Exception as e: raise error(f'{name}: there is no tokenizer in it ({first_line(e)}).') from None
 
 # %% ../nbs/foundations/hub.ipynb #82309764
 document(globals())

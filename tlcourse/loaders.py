@@ -104,6 +104,7 @@ def split(
     if valid is not None: _share('valid', valid, kind)
     y, names = pd.factorize(np.asarray(labels))
     if groups is not None: return _split_groups(y, n_train, n_valid, seed, groups, kind, valid)
+    if valid is not None and n_valid is not None: raise kind.error(f'valid={valid} and n_valid={n_valid} say the same in two ways: give one of them.')
     n, c = len(y), max(len(names), 1)
     if n_valid is None: n_valid = max(round(n/5), c) if valid is None else min(max(round(valid*n), c), max(n - c, 1))
     if n_train is None: n_train = n - n_valid

@@ -31,7 +31,7 @@ def _deep(im, top, window):
     if window is not None:
         low, high = window
         if not low < high: raise PictureError(f'window=({low}, {high}): give a lower and a higher value')
-        return Image.fromarray(((a - low)/(high - low)*255).clip(0, 255).astype(np.uint8))
+        return Image.fromarray(np.nan_to_num((a - low)/(high - low)*255).clip(0, 255).astype(np.uint8)) # what was not measured is black
     if im.mode == 'F': raise PictureError('its pixels are floating-point numbers, which have no agreed range; say which with window=(low, high)')
     if a.min() < 0: raise PictureError('it has negative values; say which range is to be seen with window=(low, high)')
     if a.max() > 65535: raise PictureError('its pixels have more than 16 bits; say which range is to be seen with window=(low, high)')
@@ -73,7 +73,9 @@ def peek(
     source,              # as for `read`
 ) -> tuple:              # least and largest value of a picture of more than 8 bits, else None; number of pages of a TIFF
     "What decides how a picture is to be read, before it is read."
-    im = Image.fromarray(source) if isinstance(source, np.ndarray) else source if isinstance(source, Image.Image) else _opened(source)
+    if not isinstance(source, (np.ndarray, Image.Image)):
+        with _opened(source) as im: return peek(im)
+    im = Image.fromarray(source) if isinstance(source, np.ndarray) else source
     pages = getattr(im, 'n_frames', 1) if im.format == 'TIFF' else 1
     a = np.asarray(im) if im.mode.startswith('I') else None
     return None if a is None else (float(a.min()), float(a.max())), pages

@@ -6,83 +6,99 @@
 __all__ = ['PrefixCache', 'frozen_groups']
 
 # %% ../nbs/foundations/prefix.ipynb #9ced3ae0
-import copy, hashlib, math, tempfile, warnings
-from contextlib import ExitStack
+import copy, math, tempfile, warnings
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from .backbones import groups
+from .backbones import groups, unwrap
+from .cache import digest
 from .core import document
 from .features import fold_batchnorm
-from .learners import BnEval, FinetuneError
+from .learners import BnEval, FinetuneError, has_statistics
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.callback.core import Callback
+    from fastai.callback.fp16 import AMPMode, MixedPrecision
     from fastai.callback.mixup import MixHandler
-    from fastai.callback.training import BnFreeze, bn_types, set_bn_eval
+    from fastai.callback.training import BnFreeze, bn_types
     from fastai.torch_core import no_random
     from fastai.vision.augment import RandTransform
     from fastcore.basics import noop, patch
     from fastcore.foundation import L
     from fastprogress.fastprogress import progress_bar
 
+
 # %% ../nbs/foundations/prefix.ipynb #d3b63b14
 class PrefixCache(Callback):
     """Run the frozen first groups once per item and train only the rest, with the losses and weights of a fit without it (to float tolerance).
 
-    The frozen groups are those of `backbones.groups` before the first one that trains; a change of what is frozen is noticed at the next fit, and
-    what is still valid is used again. The activations are taken before the first epoch, for the training and the validation set. Raises
-    `FinetuneError` where a cached fit would be another fit: see `_refuse_random`. Nothing is kept once the callback is gone."""
+    The frozen groups are those of `backbones.groups` before the first one that trains; a change of what is frozen is noticed at the next fit. The
+    activations are taken before the first epoch, for the training and the validation set, and only training uses them: `predict`, `validate` and
+    `get_preds` see the whole network. They are used again by a later fit if weights, buffers, settings, code and hooks of the groups, items and
+    transforms of the data, and autocast are as they were, and if eight items spread over the set still give the same; otherwise they are taken
+    anew. Under mixed precision they are what autocast makes of them, as without the cache; `dtype=` and `fold=` round otherwise. Raises
+    `FinetuneError` where a cached fit would be another fit. Nothing is kept once the callback is gone."""
     def __init__(self,
         ahead:int=0, # keep the outputs of this many groups below the cut too, for stages that unfreeze them later: one pass instead of one a stage
         views:int|None=None, # with random augmentation: how many augmented versions of each item to keep; each epoch draws one of them
-        dtype:torch.dtype|None=None, # torch.float16 halves the memory, and rounds; default that of the activations
-        folder:str|Path|None=None, # keep them in a temporary file in this folder rather than in memory
-        limit:float=4, # GB that they may take
-        seed:int=0, # of the augmented versions
-        fold:bool=False # run with BatchNorm folded into the convolutions (`features.fold_batchnorm`): faster, and equal to float rounding only
+        dtype:torch.dtype|None=None, # keep activations as this type; None: the type that they have
+        folder:str|Path|None=None, # keep them in a temporary file there rather than in memory
+        limit:float=4., # refuse above this many GB
+        seed:int=0, # of the views and their draws
+        fold:bool=False, # fold BatchNorm for the pass, as `extract` does: twice as fast on a CPU, equal to rounding rather than to the last bit
     ):
-        if ahead < 0: raise FinetuneError(f'PrefixCache: ahead counts groups, so it cannot be {ahead}.')
-        if views is not None and views < 1: raise FinetuneError(f'PrefixCache: give views=1 or more, not {views}.')
+        if ahead < 0: raise FinetuneError(f'PrefixCache: ahead={ahead} must be 0 or more groups.')
+        if views is not None and views < 1: raise FinetuneError(f'PrefixCache: views={views} must be 1 or more versions of each item.')
         if dtype not in (None, torch.float16, torch.bfloat16, torch.float32, torch.float64):
             raise FinetuneError(f'PrefixCache: dtype must be a floating torch type such as torch.float16, not {dtype}.')
         if folder is not None and not Path(folder).is_dir(): raise FinetuneError(f'PrefixCache: {folder} is no folder; make it first.')
         self.ahead, self.views, self.dtype, self.folder, self.limit, self.seed, self.fold = ahead, views, dtype, folder, limit, seed, fold
         self.kept, self.computed = {}, 0 # per DataLoader, and how many times a group saw a batch: for tests and the curious
+        self.cut, self.instead, self.passes, self.due, self.ready = None, {}, 0, True, False
 
 # %% ../nbs/foundations/prefix.ipynb #ec558bae
 def _is_random(m): return isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 or (getattr(m, 'drop_prob', 0) or 0) > 0
 
 def _trains(group):
-    norm = {id(p) for m in group.modules() if isinstance(m, bn_types) for p in m.parameters()}
+    norm = {id(p) for m in group.modules() if has_statistics(m) for p in m.parameters()}
     return any(p.requires_grad and id(p) not in norm for p in group.parameters())
 
 def frozen_groups(model:nn.Module) -> int: # of `backbones.groups(model)`, counted from the input
     "How many groups come before the first one that trains, without those just before it that hold dropout and no parameters."
-    gs = groups(model)
+    gs = groups(unwrap(model))
     k = next((i for i,g in enumerate(gs) if _trains(g)), len(gs))
     bare = next((i for i in reversed(range(k)) if any(True for _ in gs[i].parameters())), -1) + 1
     return next((i for i in range(bare, k) if any(map(_is_random, gs[i].modules()))), k) if k < len(gs) else k
 
 # %% ../nbs/foundations/prefix.ipynb #0198421a
-def _random_modules(prefix, bn_freeze):
+def _random_modules(prefix, cbs):
     "The names of the modules of `prefix` that make training differ from evaluation."
-    def live(m): return isinstance(m, bn_types) and not (bn_freeze and not any(p.requires_grad for p in m.parameters()))
+    kept, old = (any(isinstance(cb, o) for cb in cbs) for o in (BnEval, BnFreeze))
+    def live(m): return has_statistics(m) and not kept and not (old and isinstance(m, bn_types) and not any(p.requires_grad for p in m.parameters()))
     return sorted({type(m).__name__ for m in prefix.modules() if _is_random(m) or live(m)})
+
+def _tfms(dl):
+    "All transforms that `dl` applies to items or batches."
+    pipes = [getattr(dl, o, None) for o in ('after_item', 'before_batch', 'after_batch')] + [getattr(dl, 'tfms', None)]
+    return [f for p in pipes for f in (L(p) if isinstance(p, (list, tuple, L)) else [p]) for f in getattr(f, 'fs', [f])]
 
 def _random_transforms(dl):
     "The names of the random transforms that `dl` applies to its items or batches."
-    pipes = [getattr(dl, o, None) for o in ('after_item', 'before_batch', 'after_batch')] + [getattr(dl, 'tfms', None)]
-    flat = [f for p in pipes for f in (L(p) if isinstance(p, (list, tuple, L)) else [p]) for f in getattr(f, 'fs', [f])]
-    return sorted({type(f).__name__ for f in flat if isinstance(f, RandTransform) and f.split_idx in (None, 0)})
+    return sorted({type(f).__name__ for f in _tfms(dl) if isinstance(f, RandTransform) and f.split_idx in (None, 0)})
 
 # %% ../nbs/foundations/prefix.ipynb #2d0cfae2
 def _plain(x): return x.as_subclass(torch.Tensor) # as fastai's CastToTensor hands it to the model
-def _same(a, b): return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+def _same(a, b, dtype=None):
+    "Are two tensors equal up to the rounding of their type, or of `dtype`?"
+    tol = 2e-2 if min(o.itemsize for o in (a.dtype, b.dtype, dtype or a.dtype)) < 4 else 1e-3
+    a, b = a.float(), b.float()
+    return a.shape == b.shape and torch.allclose(a, b, rtol=tol, atol=tol*max(.1, b.abs().max().item() if tol > 1e-3 and b.numel() else 0))
 
 def _in_order(dl, order=None, bs=None):
     "A loader of all items of `dl`, first to last or in another order."
@@ -103,9 +119,9 @@ def _refuse_random(self:PrefixCache, seq, k, dl):
         raise FinetuneError(f'PrefixCache: {mix[0]} mixes pictures before the frozen groups, which have run already; leave one of the two out.')
     if (aug := _random_transforms(dl)) and not self.views:
         raise FinetuneError(f'PrefixCache: {", ".join(aug)} changes items at random; keep K versions of each with views=K, or leave it out.')
-    if bad := _random_modules(seq[:k], bn_freeze=any(isinstance(cb, (BnEval, BnFreeze)) for cb in self.learn.cbs)):
+    if bad := _random_modules(seq[:k], self.learn.cbs):
         raise FinetuneError(f'PrefixCache: the frozen groups hold {", ".join(bad)}, which works on while they are frozen; make the Learner with '
-                            '`finetune.learner`, and leave dropout to the groups that train.')
+                            '`learners.learner`, and leave dropout to the groups that train.')
 
 # %% ../nbs/foundations/prefix.ipynb #b0aac16d
 @patch
@@ -120,7 +136,8 @@ def _refuse_different(self:PrefixCache, seq, k, dl):
     if not _same(seq[k:](h := seq[:k](x)), self.model(x)):
         raise FinetuneError(f'PrefixCache: {type(self.model).__name__} is not the sequence of its groups, so its first part cannot run alone.')
     training = copy.deepcopy(seq[:k]).train()
-    set_bn_eval(training)
+    for m in training.modules():
+        if any(b.is_floating_point() for b in m.buffers(recurse=False)): m.training = False # as BnEval does
     if not all(_same(training(x), h) for _ in range(2)):
         raise FinetuneError('PrefixCache: the frozen groups give something else in training than in evaluation; leave what is random to the groups that train.')
     if (order := _by_length(dl)) is None: return
@@ -131,19 +148,18 @@ def _refuse_different(self:PrefixCache, seq, k, dl):
         raise FinetuneError('PrefixCache: what the model says of a text changes with its padding; take one that leaves vectors of zeros out, as `text.load` does.')
 
 # %% ../nbs/foundations/prefix.ipynb #16d34d4b
-def _hashes(seq):
-    "For each k the hash of all weights and buffers of `seq[:k]`."
-    sha, out = hashlib.sha256(), ['']
-    for g in seq:
-        for name,o in g.state_dict().items():
-            sha.update(f'{name} {o.dtype} {list(o.shape)}'.encode() + o.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        out.append(sha.hexdigest())
-    return out
+def _key(*o):
+    "The digest of what `o` holds, or None if that cannot be told."
+    try: return digest(list(o))
+    except (TypeError, AttributeError, RecursionError): return None
 
-def _source(dl):
-    "What the items of `dl` depend on: its dataset and its transforms."
-    pipes = [getattr(dl, o) for o in ('after_item', 'before_batch', 'after_batch')]
-    return [dl.dataset, *pipes, *(f for p in pipes for f in getattr(p, 'fs', []))]
+def _keys(seq, dl, *more):
+    "For each k what the output of `seq[:k]` depends on: items, transforms, and the groups with their weights, buffers, settings, code and hooks."
+    lists = [dl.dataset] if hasattr(dl.dataset, 'items') else getattr(dl.dataset, 'tls', None)
+    data = dl.dataset if lists is None else [(list(o.items), list(getattr(o.tfms, 'fs', []))) for o in lists if hasattr(o, 'tfms')] or dl.dataset
+    keys = [_key(data, [f for f in _tfms(dl) if not callable(getattr(f, '__self__', None))], str(more))]
+    for g in seq: keys.append(keys[-1] and _key(keys[-1], g))
+    return keys
 
 # %% ../nbs/foundations/prefix.ipynb #dabd169b
 class _Kept:
@@ -151,11 +167,9 @@ class _Kept:
 
     Texts run in order of length, the longest first, and are padded to that length with vectors of zeros."""
     def __init__(self, dl, views):
-        self.dl, self.views, self.source, self.h, self.key, self.kind, self.y = dl, views, _source(dl), {}, {}, {}, None
+        self.dl, self.views, self.h, self.key, self.kind, self.y = dl, views, {}, {}, {}, None
         self.texts = (order := _by_length(dl)) is not None
         self.order = order if self.texts else torch.arange(dl.n)
-
-    def fits(self, views): return views == self.views and len(self.source) == len(now := _source(self.dl)) and all(a is b for a,b in zip(self.source, now))
 
     def get(self, depth, view, items):
         "Activations of some items, as the next group takes them."
@@ -170,11 +184,41 @@ class _Kept:
         if depth: yield from ((i, self.get(depth, view, i).to(self.dl.device), None) for i in items)
         else: yield from ((i, _plain(x), [_plain(o).cpu() for o in y]) for i,(x,*y) in zip(items, _in_order(self.dl, self.order, bs)))
 
-    def batches(self, depth, rng, samples):
-        "What the loader hands out in place of items: activations and labels."
-        for i in map(torch.as_tensor, map(list, self.dl.chunkify(samples))):
-            view = torch.randint(self.views, i.shape, generator=rng) if self.views > 1 else 0
-            yield self.get(depth, view, i), *(o[i] for o in self.y)
+    def holds(self, seq, depth):
+        "Do a few items, spread over the set, still give what is kept of them, and their labels? Augmented views cannot be asked."
+        if self.views > 1: return True
+        few = torch.linspace(0, self.dl.n - 1, 8).long().unique()
+        x, *y = next(iter(_in_order(self.dl, few, len(few))))
+        h, old = seq[:depth](_plain(x)).cpu(), self.get(depth, 0, few).cpu()
+        if self.texts and h.ndim == 3: h = h[:, :old.shape[1]]
+        return _same(old, h, self.h[depth].dtype) and len(y) == len(self.y) and all(torch.equal(_plain(a).cpu(), b[few]) for a,b in zip(y, self.y))
+
+# %% ../nbs/foundations/prefix.ipynb #4effee47
+class _Pass:
+    "In place of a DataLoader for one pass: activations of the items in the order that it would have, and the rest of the network in place of the whole."
+    def __init__(self, learn, kept, depth, rest):
+        self.learn, self.kept, self.depth, self.rest = learn, kept, depth, rest
+        self.loader = kept.dl.new(create_batches=partial(_Pass.batches, self), after_batch=noop, num_workers=0)
+
+    def batches(self, samples):
+        self.kept.dl.rng = self.loader.rng # the next epoch goes on from here
+        for i in map(torch.as_tensor, map(list, self.loader.chunkify(samples))):
+            view = torch.randint(self.kept.views, i.shape, generator=self.rng) if self.kept.views > 1 else 0
+            yield self.kept.get(self.depth, view, i), *(o[i] for o in self.kept.y)
+
+    def over(self, seed):
+        self.rng, self.loader.rng = torch.Generator().manual_seed(seed), self.kept.dl.rng
+        return self
+
+    def __len__(self): return len(self.loader)
+    def __getattr__(self, name):
+        if name in ('loader', 'kept'): raise AttributeError(name) # not yet made
+        return getattr(self.kept.dl, name)
+    def __iter__(self):
+        learn, whole = self.learn, self.learn.model
+        learn.model, self.rest.training = self.rest, whole.training
+        try: yield from self.loader
+        finally: learn.model, learn.dl = whole, self.kept.dl
 
 # %% ../nbs/foundations/prefix.ipynb #32f1e4dc
 def _gb(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB'
@@ -196,24 +240,30 @@ def _room(self:PrefixCache, shape, dtype):
 @patch
 def _plan(self:PrefixCache, seq, k):
     "What is to be run for a cut at `k`: [(kept, depth to start from, {depth: (shape, dtype)})]."
-    keys, plan = _hashes(seq), []
+    plan, kind = [], next(seq.parameters()).device.type
     loaders = list(dict.fromkeys(self.learn.dls.loaders[:2]))
     self.kept = {dl: kept for dl,kept in self.kept.items() if dl in loaders} # what belongs to other data goes
     for dl in loaders:
         views = self.views or 1 if dl is self.learn.dls.train else 1
-        if not (kept := self.kept.get(dl)) or not kept.fits(views): kept = self.kept[dl] = _Kept(dl, views)
-        kept.h = {depth: h for depth,h in kept.h.items() if depth <= k and kept.key[depth] == keys[depth]}
-        start, shapes = max(kept.h, default=0), {}
-        if start == k: continue
-        h = next(kept.inputs(start, 0, 1))[1]
-        for depth,g in enumerate(seq[start:k], start+1):
-            if not isinstance(h := g(h), torch.Tensor): raise FinetuneError(f'PrefixCache: group {depth-1} gives a {type(h).__name__}, not one tensor.')
-            if depth < k - self.ahead: continue
-            channels_last = h.is_contiguous(memory_format=torch.channels_last) if h.ndim == 4 else False
-            kept.kind[depth] = h.dtype, torch.channels_last if channels_last else torch.contiguous_format
-            shapes[depth], kept.key[depth] = ((views, dl.n, *h.shape[1:]), self.dtype or h.dtype), keys[depth]
-        plan.append((kept, start, shapes))
+        keys = _keys(seq[:k], dl, views, self.seed, self.dtype, self.fold, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        kept = self.kept.get(dl)
+        if kept: kept.h = {depth: h for depth,h in kept.h.items() if depth <= k and keys[depth] and kept.key[depth] == keys[depth]}
+        if not kept or not kept.h or not kept.holds(seq, max(kept.h)): kept = self.kept[dl] = _Kept(dl, views)
+        start = max(kept.h, default=0)
+        if start < k: plan.append((kept, start, self._shapes(seq, kept, start, k, keys)))
     return plan
+
+@patch
+def _shapes(self:PrefixCache, seq, kept, start, k, keys):
+    "Shape and type of what is to be kept at each depth that a cut at `k` needs."
+    h, shapes = next(kept.inputs(start, 0, 1))[1], {}
+    for depth,g in enumerate(seq[start:k], start+1):
+        if not isinstance(h := g(h), torch.Tensor): raise FinetuneError(f'PrefixCache: group {depth-1} gives a {type(h).__name__}, not one tensor.')
+        if depth < k - self.ahead: continue
+        channels_last = h.is_contiguous(memory_format=torch.channels_last) if h.ndim == 4 else False
+        kept.kind[depth] = h.dtype, torch.channels_last if channels_last else torch.contiguous_format
+        shapes[depth], kept.key[depth] = ((kept.views, kept.dl.n, *h.shape[1:]), self.dtype or h.dtype), keys[depth]
+    return shapes
 
 # %% ../nbs/foundations/prefix.ipynb #6acdd40b
 @patch
@@ -247,48 +297,75 @@ def _progress(self:PrefixCache, batches, total):
 
 # %% ../nbs/foundations/prefix.ipynb #1cfb1305
 @patch
-def before_fit(self:PrefixCache):
-    self.learn.__dict__.pop('_do_epoch', None) # of a fit that was interrupted
-    seq, k = nn.Sequential(*groups(self.model)), frozen_groups(self.model)
-    if k in (0, len(seq)): return # nothing to keep, or nothing to train
-    with no_random(self.seed, reproducible=False), torch.no_grad():
-        self._refuse_random(seq, k, self.dls.train)
-        self._refuse_different(seq, k, self.dls.train)
-        plan = self._plan(seq, k)
-        self.size = sum(math.prod(s)*d.itemsize for *_,o in plan for s,d in o.values()) + sum(h.nbytes for o in self.kept.values() for h in o.h.values())
-        if self.size > self.limit*1e9:
-            raise FinetuneError(f'PrefixCache: the activations take {_gb(self.size)}, more than the limit of {self.limit} GB; '
-                                'freeze more groups, use dtype=torch.float16 or folder=, or raise limit.')
-        if plan and hasattr(self.learn, 'progress'): print(f'PrefixCache: {k} of {len(seq)} groups are frozen; their output takes {_gb(self.size)}.')
-        steps = {}
-        for kept,start,shapes in plan:
-            if start not in steps: steps[start] = _folded(seq[start:k], next(kept.inputs(start, 0, 2))[1]) if self.fold else seq[start:k]
-            self._run(steps[start], kept, start, shapes)
-    for p in seq[:k].parameters(): p.grad = None # a gradient of zero would let weight decay move them
-    self.learn._do_epoch = partial(self._epoch, self.learn._do_epoch, k, seq[k:])
+def _autocast(self:PrefixCache):
+    "What fastai's `MixedPrecision` will do to each batch."
+    amp = next((cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)), None)
+    if not amp or not torch.cuda.is_available(): return nullcontext()
+    return torch.autocast('cuda', dtype=torch.bfloat16 if amp.amp_mode == AMPMode.BF16 else torch.float16)
 
 @patch
-def after_fit(self:PrefixCache): self.learn.__dict__.pop('_do_epoch', None)
+def _keep(self:PrefixCache, seq, k):
+    "Run what has to be run for a cut at `k`."
+    self._refuse_random(seq, k, self.dls.train)
+    self._refuse_different(seq, k, self.dls.train)
+    plan = self._plan(seq, k)
+    self.size = sum(math.prod(s)*d.itemsize for *_,o in plan for s,d in o.values()) + sum(h.nbytes for o in self.kept.values() for h in o.h.values())
+    if self.size > self.limit*1e9:
+        raise FinetuneError(f'PrefixCache: the activations take {_gb(self.size)}, more than the limit of {self.limit} GB; '
+                            'freeze more groups, use dtype=torch.float16 or folder=, or raise limit.')
+    if plan and hasattr(self.learn, 'progress'): print(f'PrefixCache: {k} of {len(seq)} groups are frozen; their output takes {_gb(self.size)}.')
+    steps = {}
+    for kept,start,shapes in plan:
+        if start not in steps: steps[start] = _folded(seq[start:k], next(kept.inputs(start, 0, 2))[1]) if self.fold else seq[start:k]
+        self._run(steps[start], kept, start, shapes)
 
 # %% ../nbs/foundations/prefix.ipynb #acd19725
 @patch
-def _epoch(self:PrefixCache, do_epoch, k, rest):
-    "One epoch of `rest`, the groups from `k` on."
-    whole, rng = self.model, torch.Generator().manual_seed(hash((self.seed, self.epoch)))
-    with ExitStack() as stack:
-        def replace(o, name, value):
-            stack.callback(setattr, o, name, getattr(o, name))
-            setattr(o, name, value)
-        replace(self.learn, 'model', rest)
-        for dl in dict.fromkeys(self.dls.loaders[:2]):
-            replace(dl, 'create_batches', partial(self.kept[dl].batches, k, rng))
-            replace(dl, 'after_batch', noop)
-            replace(dl.fake_l, 'num_workers', 0)
-        try: do_epoch()
-        finally: whole.training = rest.training
+def before_fit(self:PrefixCache): # of any pass: fastai announces a fit in `validate` and `get_preds` too
+    self.cut, self.instead, self.due = None, {}, True
 
 @patch
-def __getstate__(self:PrefixCache): return self.__dict__ | dict(kept={}) # an exported learner takes no activations along
+def _prepare(self:PrefixCache):
+    "Have activations for the cut that the fit asks for."
+    self.cut, self.instead, self.due = None, {}, False
+    seq, k = nn.Sequential(*groups(unwrap(self.model))), frozen_groups(self.model)
+    if k in (0, len(seq)): return # nothing to keep, or nothing to train
+    modes = {m: m.training for m in [*self.model.modules(), *seq.modules()]}
+    try:
+        with no_random(self.seed, reproducible=False), torch.no_grad(), self._autocast():
+            self._keep(seq, k)
+            self.instead = {dl: _Pass(self.learn, kept, k, seq[k:]) for dl,kept in self.kept.items()}
+    finally:
+        for m,mode in modes.items(): m.training = mode
+    for p in seq[:k].parameters(): p.grad = None # a gradient of zero would let weight decay move them
+    self.cut = k
+
+@patch
+def after_fit(self:PrefixCache): self.cut, self.instead, self.due = None, {}, True
+
+@patch
+def before_epoch(self:PrefixCache): self.ready = False
+
+@patch
+def before_train(self:PrefixCache):
+    if self.due: self._prepare()
+    self.ready = self.cut is not None and self.cut <= frozen_groups(self.model)
+    self._begin(self.ready)
+
+@patch
+def before_validate(self:PrefixCache):
+    now, self.ready = self.ready, False # once an epoch that trained
+    self._begin(now)
+
+@patch
+def _begin(self:PrefixCache, now):
+    if not now or self.dl not in self.instead: return
+    self.passes += 1
+    self.learn.dl = self.instead[self.dl].over(hash((self.seed, self.passes)))
+
+@patch
+def __getstate__(self:PrefixCache): # an exported learner takes no activations along
+    return {k: v for k,v in self.__dict__.items() if k != '_tmp'} | dict(kept={}, instead={}, cut=None, due=True, ready=False)
 
 # %% ../nbs/foundations/prefix.ipynb #dd9cf8a5
 document(globals())

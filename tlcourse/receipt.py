@@ -13,17 +13,13 @@ import pandas as pd, torch
 from IPython.display import display
 from torch import nn
 
-from .backbones import groups
+from .backbones import groups, unwrap
 from .core import document
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.callback.core import Callback
     from fastai.learner import Learner
-
-try: from tlcourse.backbones import unwrap
-except ImportError:
-    def unwrap(model): return getattr(model, '_orig_mod', getattr(model, 'module', model))
 
 # %% ../nbs/foundations/receipt.ipynb #04da6f2b
 class _Applied(Callback):
