@@ -302,10 +302,10 @@ def _ready(asset, force=False):
     what = 'cannot be fetched again' if not why else 'is not in the cache' if why==['not in the cache'] else f'is damaged in the cache ({why[0]})'
     raise AssetError(f'{asset.name}: it {what}, as TLCOURSE_OFFLINE forbids the network; unset it and run `tlcourse fetch {asset.name}`.')
 
-def _bring(asset, tmp, tick):
-    "Download the asset, and unpack it and whatever else is missing of the same download."
+def _bring(asset, tmp, tick, force=False):
+    "Download the asset, and unpack it and whatever else of the same download is missing, or all of it."
     f = _download(asset, tmp, tick)
-    same = [a for a in _assets if a.sha256 == asset.sha256 and a.name != asset.name and problems(a, full=True)]
+    same = [a for a in _assets if a.sha256 == asset.sha256 and a.name != asset.name and (force or problems(a, full=True))]
     for a in [asset, *same]:
         try: _publish(a, tmp/a.name, _unpack(a, f, tmp/a.name))
         except zipfile.BadZipFile: raise AssetError(f'{a.name}: the archive is damaged; use another source.') from None
@@ -334,7 +334,7 @@ def fetch(
             staging = f'.{asset.sha256[:16]}-'
             for old in root.glob(staging + '*'): shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed
             with tempfile.TemporaryDirectory(prefix=staging, dir=root, ignore_cleanup_errors=True) as tmp, _bar(asset, progress) as tick:
-                _bring(asset, Path(tmp), tick)
+                _bring(asset, Path(tmp), tick, force)
     return asset.folder
 
 # %% ../nbs/foundations/assets.ipynb #240d03de
