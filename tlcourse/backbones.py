@@ -254,7 +254,8 @@ def classify(
 def _view(module, children, parameters=False):
     "The same kind of module with its attributes, but of its layers only `children` {name: module}, shared and not copied."
     view = copy.copy(module)
-    view.__dict__ = {**module.__dict__, '_modules': dict(children), '_parameters': dict(module._parameters) if parameters else {},
+    own = {k: v for k,v in module.__dict__.items() if k not in ('num_classes', 'pretrained_cfg', 'default_cfg')} # what says of the head
+    view.__dict__ = {**own, '_modules': dict(children), '_parameters': dict(module._parameters) if parameters else {},
                      '_buffers': dict(module._buffers) if parameters else {}, 'is_view': True}
     return view
 

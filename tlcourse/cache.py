@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['digest', 'Store']
 
-# %% ../nbs/foundations/cache.ipynb #3f2462fd
+# %% ../nbs/foundations/cache.ipynb #618f9e27
 import hashlib, os, sys, sysconfig, warnings
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import tlcourse
 from .assets import workplace
 from .core import clear_parts, document, first_line, write_whole
 
-# %% ../nbs/foundations/cache.ipynb #05e9fbef
+# %% ../nbs/foundations/cache.ipynb #5606fc54
 @cache
 def _libraries():
     "The folders of installed code, this package among it."
@@ -38,7 +38,7 @@ def _installed(names):
 def _code(c): return (c.co_code, c.co_names, [_code(o) if isinstance(o, CodeType) else o for o in c.co_consts])
 def _names(c): return {*c.co_names}.union(*(_names(o) for o in c.co_consts if isinstance(o, CodeType)))
 
-# %% ../nbs/foundations/cache.ipynb #b1718056
+# %% ../nbs/foundations/cache.ipynb #3be496ab
 def _looked_up(f):
     "What a function of the user's finds in its module: {name: value}; of the user's own modules what it may take from them."
     if _installed(f.__globals__): return {}
@@ -58,10 +58,7 @@ def _functions(o):
     if isinstance(o, property): return [f for p in (o.fget, o.fset) if p for f in _functions(p)]
     return [m.implementation for m in o.methods] if type(o).__module__.startswith('plum') and hasattr(o, 'methods') else []
 
-# %% ../nbs/foundations/cache.ipynb #6678389a
-_about = {'__dict__', '__weakref__', '__doc__', '__module__', '__annotations__', '__annotate__', '__firstlineno__', '__static_attributes__', '__qualname__',
-          '__abstractmethods__', '_abc_impl', '__parameters__', '__orig_bases__', '__match_args__', '__dataclass_fields__', '__dataclass_params__'}
-
+# %% ../nbs/foundations/cache.ipynb #93540490
 def _class(cls):
     "What a class does: its methods and those that it inherits; of the user's own classes the values of attributes too."
     for c in cls.__mro__[:-1]:
@@ -69,11 +66,10 @@ def _class(cls):
         own = module is None or not _installed(vars(module))
         yield from (c.__module__, c.__qualname__)
         for k,v in sorted(vars(c).items()):
-            if k in _about: continue
             if fs := _functions(v): yield from (k, fs if own else [f if not _installed(f.__globals__) else _code(f.__code__) for f in fs])
-            elif own and not hasattr(type(v), '__get__'): yield from (k, v)
+            elif own and not k.startswith('__') and not hasattr(type(v), '__get__'): yield from (k, v)
 
-# %% ../nbs/foundations/cache.ipynb #eba883b7
+# %% ../nbs/foundations/cache.ipynb #107b23f6
 def _bytes(t): return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 def _tensor(t):
@@ -91,7 +87,7 @@ def _state(o):
     yield type(o)
     for p in o.__reduce_ex__(4): yield list(p) if hasattr(p, '__next__') else p
 
-# %% ../nbs/foundations/cache.ipynb #3b902cec
+# %% ../nbs/foundations/cache.ipynb #0583a619
 def _parts(o):
     "Bytes and objects that say what `o` is, whatever its address in memory."
     if isinstance(o, (type(None), bool, int, float, complex, str, bytes, np.generic)): yield repr(o).encode()
@@ -113,7 +109,7 @@ def _parts(o):
     elif fs := _functions(o): yield from fs
     else: yield from _state(o)
 
-# %% ../nbs/foundations/cache.ipynb #11c79a3c
+# %% ../nbs/foundations/cache.ipynb #87d8e112
 def digest(
     o,          # anything; a tree or a graph of objects
     memo=None,  # what was met on the way, for objects that refer to one another
@@ -129,7 +125,7 @@ def digest(
         memo[id(o)] = h.digest(), o
     return memo[id(o)][0]
 
-# %% ../nbs/foundations/cache.ipynb #ced6d45e
+# %% ../nbs/foundations/cache.ipynb #c38ce7f7
 class Store:
     "Arrays in files that are named by a key."
     def __init__(self,
@@ -174,5 +170,5 @@ class Store:
             left -= f.stat().st_size
             if left < 0 and f != self.path(key): f.unlink(missing_ok=True)
 
-# %% ../nbs/foundations/cache.ipynb #1babd860
+# %% ../nbs/foundations/cache.ipynb #da3a75a6
 document(globals())
