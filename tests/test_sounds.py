@@ -265,10 +265,12 @@ def test_a_recording_is_predicted_as_in_training_whatever_it_comes_as(learn, ton
     assert learn.model.training and list(table.columns) == ['label', 'probability', *learn.dls.vocab] and len(table) == len(forms)
     assert (table.label == table[list(learn.dls.vocab)].idxmax(axis=1)).all() and np.allclose(table.probability, table[list(learn.dls.vocab)].max(axis=1))
     assert learn.dls.test_dl([path, x]).one_batch()[0].shape == (2, 80, 100)
+    alone = sounds.predict(learn.model, [o for o in forms.values()], seconds=1., vocab=['low', 'high'])
+    assert np.allclose(alone[['low', 'high']], table[['low', 'high']], atol=1e-5) and alone.label.tolist() == table.label.tolist()
 
 
 def test_what_predict_refuses(learn, tones, tmp_path):
-    for args, word in (((learn.model, tones[0]), 'dls'), ((learn, []), 'empty'), ((learn, tones[0].source*32767), 'divide'), ((learn, tmp_path/'none.wav'), 'no file')):
+    for args, word in (((learn.model, tones[0]), 'dls'), ((learn.model, tones[0], None, 1., ['a', 'b', 'c']), '3 names'), ((learn, []), 'empty'), ((learn, tones[0].source*32767), 'divide'), ((learn, tmp_path/'none.wav'), 'no file')):
         with pytest.raises(SpeechError) as e: sounds.predict(*args)
         one_line(e, word)
     with pytest.raises(SpeechError) as e: learn.predict([tones[0].source, tones[1].source])

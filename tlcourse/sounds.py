@@ -482,30 +482,47 @@ def _vocabulary(items, what):
     return items, list(dict.fromkeys(names)) if all(isinstance(o.label, str) for o in items) else vocab
 
 # %% ../nbs/foundations/sounds.ipynb #ca44751e
-def predict(
-    model,              # a `Learner`, or a network with the `dls` that it was trained on
-    audio,              # what `samples` takes, a `Clip`, or a list of them
-    dls=None,           # `DataLoaders` whose length, transforms and classes are used; default those of the learner
-) -> pd.DataFrame:      # one row each: label, probability, and a column a class; of several labels those above one half; of numbers the numbers
-    "What a network hears in recordings, brought to the form that it was trained on. Raises `SpeechError`."
-    learn, audio = isinstance(model, Learner), list(audio) if isinstance(audio, (list, tuple)) else [audio]
-    dls, net = model.dls if learn and dls is None else dls, model.model if learn else model
-    if dls is None: raise SpeechError('predict: a network alone does not know how long its clips were; give its loaders too, predict(model, audio, dls).')
-    if not audio: raise SpeechError('predict: the list of recordings is empty.')
-    loss, was = model.loss_func if learn else dls.train_ds.loss_func, [(m, m.training) for m in net.modules()]
+def _batches(audio, dls, seconds, mel):
+    "Audio in the form that a network was trained on, by its loaders or by length."
+    if dls is not None: yield from (b[0].as_subclass(torch.Tensor) for b in dls.test_dl(audio, num_workers=0)); return
+    sound = Sound(seconds, keep=0)
+    for k in range(0, len(audio), 32):
+        x = torch.stack([sound.load(o) for o in audio[k:k+32]]).as_subclass(torch.Tensor)
+        yield log_mel(x) if mel else x
+
+def _answers(net, batches):
+    "What a network says of batches, in evaluation mode; afterwards its mode is as it was."
+    was = [(m, m.training) for m in net.modules()]
     device = next((p.device for p in net.parameters()), torch.device('cpu'))
     try:
         net.eval()
-        with torch.no_grad(): out = torch.cat([net(b[0].as_subclass(torch.Tensor).to(device)).float().cpu() for b in dls.test_dl(audio, num_workers=0)])
+        with torch.no_grad(): return torch.cat([net(b.to(device)).float().cpu() for b in batches])
     finally:
         for m,t in was: m.training = t
-    several, vocab = isinstance(loss, (BCEWithLogitsLossFlat, torch.nn.BCEWithLogitsLoss)), getattr(dls, 'vocab', None)
+
+# %% ../nbs/foundations/sounds.ipynb #a1ce8ecc
+def predict(
+    model,              # a `Learner`, or a network; of a network say also what it was trained on: `dls`, or `seconds` and `vocab`
+    audio,              # what `samples` takes, a `Clip`, or a list of them
+    dls=None,           # `DataLoaders` whose length, transforms and classes are used; default those of the learner
+    seconds:float=None, # without `dls`: the length that all clips had
+    vocab=None,         # without `dls`: the classes in order
+    mel:bool=True,      # without `dls`: log-mel, or audio
+) -> pd.DataFrame:      # one row each: label, probability, and a column a class; of several labels those above one half; of numbers the numbers
+    "What a network hears in recordings, brought to the form that it was trained on. Raises `SpeechError`."
+    learn, audio = isinstance(model, Learner), list(audio) if isinstance(audio, (list, tuple)) else [audio]
+    if learn and dls is None: dls = model.dls
+    if dls is None and not (seconds and vocab): raise SpeechError('predict: a network alone does not know what its clips were like; give dls=, or seconds= and vocab=.')
+    if not audio: raise SpeechError('predict: the list of recordings is empty.')
+    out = _answers(model.model if learn else model, _batches(audio, dls, seconds, mel))
+    loss = model.loss_func if learn else getattr(getattr(dls, 'train_ds', None), 'loss_func', None)
+    vocab, several = getattr(dls, 'vocab', None) if vocab is None else vocab, isinstance(loss, (BCEWithLogitsLossFlat, torch.nn.BCEWithLogitsLoss))
     if vocab is None: return pd.DataFrame(out.reshape(len(out), -1).numpy()).add_prefix('number ')
     p, vocab = out.sigmoid() if several else out.softmax(1), list(vocab)
-    res = pd.DataFrame(p.numpy(), columns=vocab)
-    if several: return pd.concat([pd.Series([tuple(v for v,q in zip(vocab, o) if q > .5) for o in p], name='label'), res], axis=1)
-    best = p.max(1)
-    return pd.concat([pd.DataFrame(dict(label=[vocab[i] for i in best.indices], probability=best.values.numpy())), res], axis=1)
+    if p.shape[1] != len(vocab): raise SpeechError(f'predict: the network tells {p.shape[1]} classes apart, and there are {len(vocab)} names.')
+    label = [tuple(v for v,q in zip(vocab, o) if q > .5) for o in p] if several else [vocab[k] for k in p.argmax(1)]
+    head = pd.DataFrame(dict(label=label) if several else dict(label=label, probability=p.amax(1).numpy()))
+    return pd.concat([head, pd.DataFrame(p.numpy(), columns=vocab)], axis=1)
 
 # %% ../nbs/foundations/sounds.ipynb #1eba8950
 document(globals())
