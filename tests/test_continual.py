@@ -200,6 +200,45 @@ def test_real_short_texts():
     assert AccuracyMatrix(df).R[0, 0] > .6
 
 
+# Recordings of one's own ----------------------------------------------------------------------------------------
+
+def tones(path, **freqs):
+    "A folder of wavs of .2 to .6 seconds, a class each, of a tone of its own."
+    from scipy.io import wavfile
+    rng = np.random.default_rng(0)
+    for name,f in freqs.items():
+        (path/name).mkdir(parents=True)
+        for i in range(8):
+            t = np.arange(int(16000*rng.uniform(.2, .6)))/16000
+            wavfile.write(path/name/f'{i}.wav', 16000, (8000*np.sin(2*np.pi*f*t + rng.uniform(0, 6)) + 100*rng.normal(size=len(t))).astype(np.int16))
+    return path
+
+class Bands(nn.Module):
+    "Which of the 80 bands is loud."
+    def __init__(self, n): super().__init__(); self.f = nn.Linear(80, n)
+    def forward(self, x): return self.f(x.as_subclass(torch.Tensor).mean(2))
+
+def test_speech_folders_as_tasks(tmp_path):
+    "From wavs of different lengths to the matrix: one folder cut by class, and two folders joined by name; Replay keeps audio and joins it before Mel."
+    from tlcourse.sounds import speech
+    say = partial(speech, seconds=.5, bs=4, groups=False, device='cpu')
+    dls = say(tones(tmp_path/'all', a=300, b=600, c=1200, d=2400))
+    low, high = class_tasks(dls, [[0, 1], [2, 3]], ['low', 'high'])
+    for t,g in ((low, 'ab'), (high, 'cd')): assert {o.label for o in t.dls.train_ds.items} == set(g)
+    old = [low.dls.train.do_item(i) for i in range(4)]
+    assert old[0][0].ndim == 1
+    x, y = next(iter(joined(high.dls.train, old)))
+    assert x.shape == (8, 80, 50) and (y[:4] >= 2).all() and (y[4:] < 2).all()
+    want = low.dls.train.after_batch(low.dls.train.do_batch(old))[0]
+    for o in x[4:]: assert min((o - w).abs().max() for w in want) < 1e-4
+    make = lambda d: Learner(d, Bands(4), CrossEntropyLossFlat(), lr=.1)
+    m = AccuracyMatrix(run_tasks([low, high], make, [Replay(8)], lambda l: l.fit(12), 'class', progress=False))
+    assert m.R[0, 0] > .8 and m.acc > .7
+    two = dls_tasks({'deep': say(tones(tmp_path/'deep', hum=300, low=600)), 'bright': say(tones(tmp_path/'bright', hiss=2400, mid=1200))})
+    assert [[t.dls.vocab[i] for i in t.classes] for t in two] == [['hum', 'low'], ['hiss', 'mid']]
+    assert AccuracyMatrix(run_tasks(two, make, [EWC(1., 8)], lambda l: l.fit(12), progress=False)).R[1, 1] > .7
+
+
 # Tasks from data of their own ------------------------------------------------------------------------------------
 
 def named(names, n=8, seed=0):
@@ -258,9 +297,10 @@ def test_sets_without_names_are_refused():
 
 # Targets that are no classes -------------------------------------------------------------------------------------
 
-FRACTIONS = [torch.linspace(.1, .9, 9), np.linspace(.1, .9, 9), np.linspace(.1, .9, 9).astype(np.float16).tolist(), torch.tensor([0., 1, 2, 3, 4, 5, 6, 7, float('nan')])]
+FRACTIONS = [torch.linspace(.1, .9, 9), np.linspace(.1, .9, 9), np.linspace(.1, .9, 9).astype(np.float16).tolist(), torch.tensor([0., 1, 2, 3, 4, 5, 6, 7, float('nan')]),
+             torch.tensor([0., 1, 2, 3, 4, 5, 6, 7, float('inf')])]
 
-@pytest.mark.parametrize('y', FRACTIONS, ids=['tensor', 'array', 'list', 'nan'])
+@pytest.mark.parametrize('y', FRACTIONS, ids=['tensor', 'array', 'list', 'nan', 'inf'])
 def test_numbers_are_refused_and_not_truncated(y):
     "They all became class 0."
     x, good = torch.randn(9, 2), torch.arange(9)
@@ -291,6 +331,13 @@ def test_labels_of_plain_data_sets_in_their_order():
     assert [labels(t.dls.valid).unique().tolist() for t in class_tasks(nested.dls, [[0], [1]])] == [[0], [1]]
     df = run_tasks(class_tasks(dls, [[0], [1], [2]]), partial(small, n=3), [Replay(4)], setting='class', progress=False)
     assert len(df) == 12
+
+def test_data_without_an_index_is_refused():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self): yield from [(torch.randn(3), 0), (torch.randn(3), 1)]
+        def __len__(self): return 2
+    dls = DataLoaders(TfmdDL(Stream(), bs=2, num_workers=0), TfmdDL(Stream(), bs=2, num_workers=0))
+    fails(lambda: class_tasks(dls, [[0], [1]]), 'Stream cannot be asked for single items')
 
 def test_sample_is_n_items_once_each():
     dls = waves()

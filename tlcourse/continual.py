@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call, grad, vmap
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 from tqdm.auto import tqdm
 
 from .backbones import unwrap
@@ -58,9 +58,8 @@ def whole(
 ) -> torch.Tensor:    # int64
     "Labels as whole numbers; raises `ContinualError` where that would change one."
     y = torch.as_tensor(y)
-    if y.is_complex() or y.is_floating_point() and not (y == y.round()).all():
-        raise ContinualError(f'{name} holds numbers that are no whole ones, such as {y.flatten()[(y != y.round()).flatten()][0].item():.3g}: '
-                             'tasks are made of classes, counted from 0.')
+    odd = y[(y != y.round()) | y.isinf()] if y.is_floating_point() else y[:0]
+    if len(odd): raise ContinualError(f'{name} holds numbers that are no whole ones, such as {odd[0].item():.3g}: tasks are made of classes, counted from 0.')
     return y.long()
 
 # %% ../nbs/foundations/continual.ipynb #e1381540
@@ -101,6 +100,7 @@ def labels(
 ) -> torch.Tensor:    # [n] int64, in the order of `dl.dataset`
     "The label of each item. Raises `ContinualError` where items have several, or numbers."
     ds = dl.dataset
+    if isinstance(ds, IterableDataset) or not hasattr(ds, '__getitem__'): raise ContinualError(f'a {type(ds).__name__} cannot be asked for single items: tasks need data with a length and an index.')
     if isinstance(ds, TensorDataset): y = ds.tensors[-1]
     else:
         source = ds.tls[-1] if hasattr(ds, 'tls') else [ds[i][-1] for i in range(len(ds))]
