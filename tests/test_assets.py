@@ -266,6 +266,17 @@ def test_a_flipped_byte_is_never_loaded(settled, index, monkeypatch, keep_times)
     whole(settled)
 
 
+def test_a_byte_that_flips_right_after_the_download(fake, index, monkeypatch):
+    fetch(fake, progress=False)
+    flip(fake.folder/'a'/'3.bin')
+    monkeypatch.setenv('TLCOURSE_OFFLINE', '1')
+    with pytest.raises(AssetError, match='a/3.bin has changed'): fetch(fake)
+    monkeypatch.delenv('TLCOURSE_OFFLINE')
+    fetch(fake, progress=False)
+    assert index.gets == 2
+    whole(fake)
+
+
 def test_a_flipped_byte_is_seen_in_a_process_of_its_own(fake):
     fetch(fake, progress=False)
     flip(fake.folder/'b'/'7.bin')

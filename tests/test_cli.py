@@ -485,7 +485,7 @@ def test_doctor_knows_which_packages_a_lesson_needs(course, quick, monkeypatch, 
     if extra: assert f'-m pip install "tlcourse[{extra}' in out
     assert ('lesson 02 it needs' in out) == bool(packages)
     assert cli.main(['doctor']) == 0  # on the whole course it is a note
-    assert ('note     packages  lessons 02 need ' in capsys.readouterr().out) == bool(packages)
+    assert ('note     packages  needed for lesson 02: ' in capsys.readouterr().out) == bool(packages)
 
 
 def test_doctor_reads_the_real_lessons():

@@ -244,8 +244,22 @@ def test_every_error_of_the_package_has_one_base():
                 seen += 1
     assert seen >= 10
 
-def test_progress_is_hidden_when_asked(monkeypatch):
+class Shell:
+    "What IPython's `get_ipython` gives in a notebook."
+    def __init__(self, stdin): self.kernel = type('Kernel', (), dict(_allow_stdin=stdin))()
+
+@pytest.mark.parametrize('shell, alive, hidden', [(None, False, None), (Shell(True), True, False), (Shell(False), False, True), (object(), False, None)],
+                         ids=['plain Python', 'a notebook with somebody at it', 'a headless run', 'a terminal of IPython'])
+def test_where_bars_are_shown(monkeypatch, shell, alive, hidden):
+    import ipykernel, IPython  # both may be imported where there is no notebook
     monkeypatch.delenv('TLCOURSE_PROGRESS', raising=False)
-    assert not live() and no_bar(False) is True and no_bar(True) is (True if 'ipykernel' in sys.modules else None)
+    monkeypatch.setattr(IPython, 'get_ipython', lambda: shell)
+    assert live() is alive and no_bar() is hidden and no_bar(False) is True
     monkeypatch.setenv('TLCOURSE_PROGRESS', 'off')
-    assert no_bar(True) is True
+    assert no_bar() is True and live() is alive
+
+def test_without_widgets_nobody_is_there(monkeypatch):
+    import IPython
+    monkeypatch.setattr(IPython, 'get_ipython', lambda: Shell(True))
+    monkeypatch.setitem(sys.modules, 'ipywidgets', None)
+    assert not live()

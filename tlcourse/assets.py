@@ -299,8 +299,8 @@ def _ready(asset, force=False):
     "Is there a good copy? Without a network, an `AssetError` if there is none."
     if not (why := problems(asset, full=True)) and not force: return True
     if not offline(): return False
-    what = 'cannot be fetched again' if not why else 'is not in the cache' if why==['not in the cache'] else f'is damaged in the cache ({why[0]})'
-    raise AssetError(f'{asset.name}: it {what}, as TLCOURSE_OFFLINE forbids the network; unset it and run `tlcourse fetch {asset.name}`.')
+    what = 'cannot be fetched again, as' if not why else 'is not in the cache and' if why==['not in the cache'] else f'is damaged in the cache ({why[0]}) and'
+    raise AssetError(f'{asset.name}: it {what} TLCOURSE_OFFLINE forbids the network; unset it and run `tlcourse fetch {asset.name}`.')
 
 def _bring(asset, tmp, tick, force=False):
     "Download the asset, and unpack it and whatever else of the same download is missing, or all of it."

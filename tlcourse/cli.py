@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 'unknown', 'course_path', 'front_matter',
            'Lesson', 'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
-           'download_size', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run', 'figures',
-           'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place', 'copy_course',
-           'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'check_python', 'check_packages',
-           'check_machine', 'check_jupyter', 'check_cache', 'check_index', 'check_torch', 'extra_packages', 'needs',
-           'check_extras', 'check_lesson', 'check_place', 'findings', 'cmd_doctor', 'make_parser', 'main']
+           'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
+           'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place',
+           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'check_python',
+           'check_packages', 'check_machine', 'check_jupyter', 'check_cache', 'check_index', 'check_torch',
+           'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings', 'cmd_doctor',
+           'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
 import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
@@ -143,6 +144,8 @@ def download_size(assets) -> int:
     "Bytes that have to be downloaded for these assets, whatever is in the cache."
     return sum({a.sha256: a.size for a in assets}.values())
 
+def total(assets) -> str: return f"{len(assets)} asset{'s'*(len(assets) != 1)}, {megabytes(download_size(assets))}"
+
 def missing(
     assets,
     full=False, # read every byte of what is there?
@@ -171,7 +174,7 @@ def fetch_assets(
     "Fetch each of `assets` and say what came of it, a line each; one that fails does not stop the others."
     from tlcourse.assets import AssetError, fetch, offline
     todo, done, failed = list(assets) if force else missing(assets, full=True), [], []
-    if todo and not offline(): print(f"{len(todo)} asset{'s'*(len(todo) > 1)}, {megabytes(download_size(todo))} to download", flush=True)
+    if todo and not offline(): print(f'{total(todo)} to download', flush=True)
     for a in assets:
         try: fetch(a.name, force=force and all(a.sha256 != o.sha256 for o in done))
         except AssetError as e:
@@ -421,7 +424,7 @@ def cmd_fetch(args) -> int:
         return 0
     wanted = everything if args.all else find_assets(args.name)
     done, failed = fetch_assets(wanted, args.force)
-    print(f'{len(wanted)} assets, {megabytes(download_size(wanted))}; downloaded {megabytes(download_size(done))}; cache: {home()}')
+    print(f'{total(wanted)}; downloaded {megabytes(download_size(done))}; cache: {home()}')
     if failed: print(f'tlcourse: {len(failed)} of {len(wanted)} could not be fetched.', file=sys.stderr)
     return int(bool(failed))
 
@@ -614,7 +617,7 @@ def check_extras():
     if not lack: return
     packages = {k: v for l in lessons() for k,v in needs(l).items()}
     bad, fix = _lacking(packages)
-    yield note('packages', f"lessons {', '.join(lack)} need {_some(bad)}", fix)
+    yield note('packages', f"needed for lesson{'s'*(len(lack) > 1)} {', '.join(lack)}: {_some(bad)}", fix)
 
 def check_lesson(lesson: Lesson):
     "Are the assets and packages there that a lesson needs?"

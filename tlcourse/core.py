@@ -85,21 +85,25 @@ def clear_parts(
         except OSError: pass # another process was quicker, or it is not ours to remove
 
 # %% ../nbs/foundations/core.ipynb #f1034d2e
+def _kernel():
+    "The kernel of the notebook that this process runs, or None."
+    if 'IPython' not in sys.modules: return None
+    from IPython import get_ipython
+    return getattr(get_ipython(), 'kernel', None)
+
 def live() -> bool:
     "Does somebody sit at the notebook and have widgets? A headless run cannot answer `input()`."
-    if 'ipykernel' not in sys.modules: return False
-    try:
-        import ipywidgets
-        from IPython import get_ipython
+    if (kernel := _kernel()) is None: return False
+    try: import ipywidgets
     except ImportError: return False
-    return bool(getattr(getattr(get_ipython(), 'kernel', None), '_allow_stdin', False))
+    return bool(getattr(kernel, '_allow_stdin', False))
 
 def no_bar(
     progress:bool=True, # what the user asked for
 ):                      # for tqdm's `disable`; None: unless it is a terminal
     "Hide the progress bar?"
     if not progress or os.environ.get('TLCOURSE_PROGRESS') == 'off': return True
-    return not live() if 'ipykernel' in sys.modules else None
+    return None if _kernel() is None else not live()
 
 # %% ../nbs/foundations/core.ipynb #77749946
 def _comments(source):
