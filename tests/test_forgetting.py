@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
-from tlcourse import continual as C, forgetting as G
 from tlcourse.continual import AccuracyMatrix, Heads, Task, class_tasks, dls_tasks, evaluate, fisher, joined, labels, run_tasks, tensors
 from tlcourse.forgetting import EWC, LwF, Replay, cka, distillation
 

@@ -8,7 +8,7 @@ __all__ = ['settings', 'ContinualError', 'at_least', 'whole', 'tensors', 'Task',
            'run_tasks']
 
 # %% ../nbs/foundations/continual.ipynb #7fcd3cfa
-import copy, os, warnings
+import copy, io, warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 from tqdm.auto import tqdm
 
 from .backbones import unwrap
-from .core import TLCourseError, document
+from .core import TLCourseError, document, write_whole
 from .plots import QUIET, SERIES, Figure, learning_curve, subplots
 
 # %% ../nbs/foundations/continual.ipynb #e502723d
@@ -418,9 +418,8 @@ def _with_classes(t):
 # %% ../nbs/foundations/continual.ipynb #979124f8
 def _save(path, state):
     "Write `state` so that an interruption leaves the old file or the new one, never half of one."
-    part = path.with_name(path.name + '.part')
-    torch.save(state, part)
-    os.replace(part, path)
+    torch.save(state, data := io.BytesIO())
+    write_whole(path, data.getvalue())
 
 def _resume(path, run):
     "What `_save` wrote, None if there is nothing, or one line on why it does not fit; nothing in the file is executed."
