@@ -261,16 +261,15 @@ def _sheet(xs, titles, ctxs):
 # %% ../nbs/foundations/sounds.ipynb #a9510536
 def _says(y): return f'{float(y):.3g}' if isinstance(y, torch.Tensor) and y.ndim == 0 else ', '.join(map(_says, y)) if isinstance(y, (list, tuple, torch.Tensor)) else str(y)
 
+@show_batch.dispatch
 def _show_batch(x:Wave|LogMel, y, samples, ctxs=None, max_n=9, **kwargs):
     rows = list(samples)[:max_n]
     return _sheet([o[0] for o in rows], [_says(o[1]) if len(o) > 1 else '' for o in rows], ctxs)
 
+@show_results.dispatch
 def _show_results(x:Wave|LogMel, y, samples, outs, ctxs=None, max_n=9, **kwargs):
     rows = list(zip(samples, outs))[:max_n]
     return _sheet([o[0] for o,_ in rows], [f'{_says(o[1])}; predicted {_says(p[0])}' for o,p in rows], ctxs)
-
-show_batch.dispatch(_show_batch)
-show_results.dispatch(_show_results)
 
 # %% ../nbs/foundations/sounds.ipynb #0709f904
 def _group_of(groups, items, root):
@@ -322,7 +321,11 @@ _LABELS = 'label labels class category target word y'
 def _table(source, x):
     "A table, its name, and the folder that its files are in."
     if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
-    if hasattr(source, 'to_pandas'): return source.to_pandas(), 'the table', Path.cwd()
+    if hasattr(source, 'to_pandas'):
+        df = source.to_pandas()
+        for k,f in getattr(source, 'features', {}).items():
+            if names := getattr(f, 'names', None): df[k] = df[k].map(lambda i: names[int(i)] if i == i and i is not None and i >= 0 else None)
+        return df, 'the table', Path.cwd()
     path = Path(source).expanduser().absolute()
     try:
         with open(path, encoding='utf-8-sig', newline='') as f: head = f.readline()
@@ -349,6 +352,7 @@ def _rows(df, where, root, x, y, group):
     groups = df[_column(df, group, '', 'groups', where)].tolist() if group else ['']*len(df)
     if any(o is None or o != o for o in groups): raise SpeechError(f'{where}, column {group!r}: a row has no group.')
     def clip(i, o, l, g):
+        if isinstance(o, Mapping) and o.get('array') is None: o = o.get('bytes') or o.get('path') # as datasets has undecoded audio
         source = root/str(o) if isinstance(o, (str, Path)) else o
         return Clip(str(o) if isinstance(o, (str, Path)) else f'row {i}', tuple(l) if isinstance(l, (list, set, np.ndarray)) else l, source, str(g))
     return [clip(i, *o) for i,o in enumerate(zip(df[x], labels, groups))], {x, y, group}
@@ -423,12 +427,25 @@ def _gather(source, valid, test, groups, bad, x, y, split, root, kwargs):
         shares, own = {k: v for k,v in asked.items() if not isinstance(v, (str, Path))}, where
     what = target([o.label for p in found.values() for o in p])
     drawn = ('valid' not in found) + ('test' in shares)
-    wrong = None
-    if table or own: found, wrong = _usable(found, what, bad, drawn, where, own)
-    items = [o for p in found.values() for o in p]
+    items, wrong = [o for p in found.values() for o in p], None
     if groups is not None and groups is not False: g = _group_of(groups, items, own)
     else: g = [o.group for o in items] if grouped and drawn and any(o.group for o in items) and ('valid' not in found or table) else None
+    if table or own:
+        of = dict(zip(map(id, items), g if g is not None else []))
+        found, wrong = _usable(found, what, bad, drawn, where, own)
+        if g is not None: g = [of[id(o)] for p in found.values() for o in p]
     return found, shares, g, what, where, wrong
+
+# %% ../nbs/foundations/sounds.ipynb #06ead8ee
+def _vocabulary(items, what):
+    "The clips, their labels made names, and the classes as they come; of numbers how many there are."
+    if what == 'numbers': return items, np.size(items[0].label)
+    if what == 'several':
+        sets = [classes(o.label, SOUNDS)[0] if len(o.label) else [] for o in items]
+        return [replace(o, label=tuple(l)) for o,l in zip(items, sets)], sorted({v for o in sets for v in o})
+    names, vocab = classes([o.label for o in items], SOUNDS)
+    items = [o if o.label == l else replace(o, label=l) for o,l in zip(items, names)]
+    return items, list(dict.fromkeys(names)) if all(isinstance(o.label, str) for o in items) else vocab
 
 # %% ../nbs/foundations/sounds.ipynb #7cacefe6
 def speech(
@@ -470,16 +487,6 @@ def speech(
                       after_batch=[*listify(batch_tfms), *[Mel()]*mel])
     if wrong is not None: dls.bad = pd.DataFrame(wrong.items(), columns=['file', 'problem'])
     return dls
-
-def _vocabulary(items, what):
-    "The clips, their labels made names, and the classes as they come; of numbers how many there are."
-    if what == 'numbers': return items, np.size(items[0].label)
-    if what == 'several':
-        sets = [classes(o.label, SOUNDS)[0] if len(o.label) else [] for o in items]
-        return [replace(o, label=tuple(l)) for o,l in zip(items, sets)], sorted({v for o in sets for v in o})
-    names, vocab = classes([o.label for o in items], SOUNDS)
-    items = [o if o.label == l else replace(o, label=l) for o,l in zip(items, names)]
-    return items, list(dict.fromkeys(names)) if all(isinstance(o.label, str) for o in items) else vocab
 
 # %% ../nbs/foundations/sounds.ipynb #ca44751e
 def _batches(audio, dls, seconds, mel):
