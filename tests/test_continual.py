@@ -171,19 +171,26 @@ def test_replayed_texts_are_those_that_were_kept(tmp_path):
         for row in x[-5:]: assert tuple(v for v in row.tolist() if v != 1) in kept
         assert x.shape[1] == max((row != 1).sum() for row in x)
 
-def test_fisher_of_texts_is_that_of_a_loop(tmp_path):
-    "Padded batches of a Transformers encoder, against autograd on single texts without padding."
+@pytest.mark.parametrize('kind', ['bert', 'mpnet', 'modernbert'])
+def test_fisher_of_texts_is_that_of_a_loop(tmp_path, kind):
+    "Padded batches of Transformers encoders, against autograd on single texts without padding; `vmap` cannot follow the last two."
     tiny = pytest.importorskip('tiny_texts')
     from tlcourse import corpora, text
-    name = tiny.make(tmp_path/'enc')
+    name = tiny.make(tmp_path/'enc', kind)
     dls = corpora.texts(tiny.sentences(24), bs=4, n_valid=6, **tiny.on(name))
     model, batch = text.load(name, 2), next(iter(dls.train))
+    pad = corpora.tokenizer(name).pad_token_id
     got, n = fisher(model, [batch], 'data'), len(batch[0])
     want = {k: torch.zeros_like(p) for k,p in model.named_parameters()}
     for x,y in zip(*(o.as_subclass(torch.Tensor) for o in batch)):
-        loss = nn.functional.cross_entropy(model(x[x != 0][None]), y[None])
+        loss = nn.functional.cross_entropy(model(x[x != pad][None]), y[None])
         for (k,p),g in zip(model.named_parameters(), torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)): want[k] += g**2/n
     for k in want: torch.testing.assert_close(got[k], want[k], rtol=2e-3, atol=1e-7)
+
+def test_an_error_of_the_network_itself_is_not_hidden():
+    class Broken(nn.Linear):
+        def forward(self, x): raise RuntimeError('no such luck')
+    with pytest.raises(RuntimeError, match='no such luck'): fisher(Broken(3, 2), [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))])
 
 def test_real_short_texts():
     "Reuters, if it is there: two tasks of two topics, whole loop."

@@ -379,6 +379,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'tlcourse/continual.py'),
                                     'tlcourse.continual._checked': ('foundations/continual.html#_checked', 'tlcourse/continual.py'),
                                     'tlcourse.continual._fits': ('foundations/continual.html#_fits', 'tlcourse/continual.py'),
+                                    'tlcourse.continual._gradients': ('foundations/continual.html#_gradients', 'tlcourse/continual.py'),
                                     'tlcourse.continual._learn': ('foundations/continual.html#_learn', 'tlcourse/continual.py'),
                                     'tlcourse.continual._mask': ('foundations/continual.html#_mask', 'tlcourse/continual.py'),
                                     'tlcourse.continual._mean': ('foundations/continual.html#_mean', 'tlcourse/continual.py'),

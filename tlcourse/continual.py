@@ -309,25 +309,35 @@ def _nll(logits, y, mask, noise, labels):
     if labels == 'model': y = (logits.detach() + noise).argmax()
     return -logits.log_softmax(0).gather(0, y[None])[0]
 
+# %% ../nbs/foundations/continual.ipynb #5f2c9a71
+def _gradients(model, params, labels, at_once):
+    "A function from a few items to the gradients of each one's log-likelihood: for each of `params` a tensor [b, *shape], or b of them."
+    def together(*items):
+        def one(params, x, *rest): return _nll(functional_call(model, params, (x[None],)), *rest, labels)
+        return list(vmap(grad(one), (None, *[0]*len(items)))({k: p.detach() for k,p in params.items()}, *items).values())
+    def alone(x, *rest):
+        return torch.autograd.grad(_nll(model(x[None]), *rest, labels), list(params.values()), materialize_grads=True)
+    def gradients(*items):
+        nonlocal at_once
+        if at_once:
+            try: return together(*items)
+            except (RuntimeError, NotImplementedError): at_once = False # vmap cannot follow a network that asks for a value, as MPNet does
+        return zip(*(alone(*o) for o in zip(*items)))
+    return gradients
+
 # %% ../nbs/foundations/continual.ipynb #b67a6709
 @contextmanager
 def _squares(model, params, labels):
     "A function from items to parts of a sum: the squared gradient of each one's log-likelihood, a tensor for each of `params`."
-    def together(*items): # the gradients of a few items, each [b, *shape]
-        def one(params, x, *rest): return _nll(functional_call(model, params, (x[None],)), *rest, labels)
-        return vmap(grad(one), (None, *[0]*len(items)))({k: p.detach() for k,p in params.items()}, *items).values()
-    def alone(x, *rest): # of one item, [1, *shape]
-        grads = torch.autograd.grad(_nll(model(x), *(o[0] for o in rest), labels), list(params.values()), materialize_grads=True)
-        return [g[None] for g in grads]
-    def add(sums, gradients):
-        for s,grads in zip(sums, gradients):
-            for g in grads: s.addcmul_(g, g)
+    step, threads = max(1, 4_000_000//sum(map(torch.numel, params.values()))), torch.get_num_threads()
+    gradients = _gradients(model, params, labels, step > 1)
     def total(items):
         sums = [torch.zeros_like(p) for p in params.values()]
-        for some in zip(*(o.split(step) for o in items)): add(sums, (together if step > 1 else alone)(*some))
+        for some in zip(*(o.split(step) for o in items)):
+            for s,grads in zip(sums, gradients(*some)):
+                for g in grads: s.addcmul_(g, g)
         return sums
 
-    step, threads = max(1, 4_000_000//sum(map(torch.numel, params.values()))), torch.get_num_threads()
     if step > 1: yield lambda *items: [total(items)]
     else: # a single item is too small to be shared by several threads
         try:

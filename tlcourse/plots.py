@@ -320,8 +320,6 @@ def grid(images: Sequence, # PIL images, arrays or tensors, all of one dtype
     return fig
 
 # %% ../nbs/foundations/plots.ipynb #e8053e34
-_live = live # lesson 02 still asks for it by this name
-
 class Explorer:
     "A figure that follows its controls; see `explore`."
     def __init__(self, draw, controls): self.draw, self.controls = draw, controls

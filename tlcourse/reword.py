@@ -52,6 +52,8 @@ class Swap(Reword):
 # %% ../nbs/foundations/reword.ipynb #8212945a
 def _content(w): return len(w) > 2 and w.isalpha() and w not in ENGLISH_STOP_WORDS
 
+def _word_table(model): return next(o for k,o in model[0].embeddings.named_children() if k in ('word_embeddings', 'tok_embeddings')).weight.detach()
+
 @lru_cache(maxsize=2)
 def _table(name, most=20):
     "Each of the 12,000 commonest words in the vocabulary, which goes by frequency, and its nearest by the cosine in the embedding table."
@@ -87,8 +89,6 @@ def masked_lm(
     whole = hub.pretrained(AutoModelForMaskedLM, source(name), error=TextError)
     if (head := lm_head(whole)) is None: raise TextError(f'{name}: the head of {type(whole).__name__} is not of a known kind; fit one with fit_masked_lm.')
     return MaskedLM(load(name)[:-1], head, torch.arange(whole.config.vocab_size), name).eval()
-
-def _word_table(model): return next(o for k,o in model[0].embeddings.named_children() if k in ('word_embeddings', 'tok_embeddings')).weight.detach()
 
 def _fresh_head(model, vocab):
     "BERT's own form of head; its last matrix is the embedding table, and stays."
