@@ -524,3 +524,28 @@ def test_lists_of_clips(tones):
         one_line(e, word)
     dls = speech(tones, groups=[i % 4 for i in range(16)])
     assert len({int(o.id[-1]) % 4 for o in dls.valid_ds.items}) == 1
+
+
+def test_groups_stay_with_their_clips_where_files_are_skipped(make, tmp_path):
+    root = make(tmp_path/'d')
+    paths = sorted((root/'high').iterdir()) + sorted((root/'low').iterdir())
+    paths[2].write_text('no audio')
+    with pytest.warns(UserWarning, match='skipped'): dls = speech(root, groups=[p.name[0] for p in paths], bad='skip', seconds=.2)
+    a, b = ({o.source.name[0] for o in ds.items} for ds in (dls.train_ds, dls.valid_ds))
+    assert not a & b and a | b == set('abcd') and len(dls.train_ds) + len(dls.valid_ds) == 15
+
+
+def test_a_test_part_of_other_voices(home):
+    dls = speech('keywords', voices=VOICES[:8], valid=.25, test=.25, seconds=.2)
+    parts = [{o.group for o in p} for p in (dls.train_ds.items, dls.valid_ds.items, dls.test.items)]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2] and list(map(len, parts)) == [4, 2, 2]
+
+
+def test_a_table_of_datasets_has_its_class_names(rows):
+    datasets = pytest.importorskip('datasets')
+    root, df = rows
+    ds = datasets.Dataset.from_dict(dict(audio=[dict(path=str(root/o), bytes=None) for o in df.file], label=[int(o == 'low') for o in df.label]),
+        features=datasets.Features(dict(audio=dict(path=datasets.Value('string'), bytes=datasets.Value('binary')), label=datasets.ClassLabel(names=['high', 'low']))))
+    dls = speech(ds, seconds=.2)
+    x, y = dls.valid.one_batch()
+    assert list(dls.vocab) == ['high', 'low'] and all((x[i].mean(1).argmax() > 50) == (dls.vocab[y[i]] == 'high') for i in range(len(y)))

@@ -274,7 +274,7 @@ def test_random_weights_of_a_checkpoint_that_has_none(tmp_path):
 def test_the_old_names_lead_to_the_new_ones():
     from tlcourse import sounds, voices
     with pytest.warns(FutureWarning, match='speech.load'): old = speech.encoder(2, 1.)
-    assert type(old) is speech.SpeechEncoder and old[-1].out_features == 2
+    assert type(old) is speech.SpeechEncoder and old[-1].out_features == 2 and len(old[0].positions) == 50 and not old.training
     torch.manual_seed(0)
     x = log_mel(torch.randn(1, RATE))
     with torch.no_grad(): assert torch.equal(old[:-1](x), load('whisper_tiny_en', 2, 1.)[:-1](x))
