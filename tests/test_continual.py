@@ -392,6 +392,26 @@ def test_remedies_on_wrapped_models_do_what_they_do_on_bare_ones(wrap, tmp_path)
     assert run_tasks(tasks(), make(lambda m: m), [EWC(1., 10)], path=tmp_path/'run.pt', progress=False).equals(done)
 
 
+@pytest.mark.parametrize('first', [True, False])
+def test_replay_beside_a_prefix_cache_trains_as_without(first):
+    from tlcourse.learners import learner
+    from tlcourse.prefix import PrefixCache
+    def weights(*more):
+        low, high = class_tasks(features(), [[0, 1], [2, 3]])
+        torch.manual_seed(0)
+        model, replay = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4)), Replay(6)
+        learn = learner(low.dls, model, cbs=[*more, replay] if first else [replay, *more])
+        learn.freeze()
+        torch.manual_seed(0)
+        quiet(learn, 2)
+        replay.end_task()
+        learn.dls = high.dls
+        torch.manual_seed(0)
+        quiet(learn, 3)
+        return model[1].weight
+    torch.testing.assert_close(weights(PrefixCache()), weights())
+
+
 # Old places ------------------------------------------------------------------------------------------------------
 
 def test_names_that_moved_are_still_found():

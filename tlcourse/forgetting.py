@@ -143,6 +143,7 @@ class Replay(Continual):
 
     The buffer is a uniform sample of all items of all tasks so far, by reservoir sampling (Vitter, 1985). Items are kept as the data set gives
     them, and join a batch before it is put together: of any length, before padding and transforms of batches."""
+    order = -5 # before PrefixCache, which then leaves the joined batches alone
     def __init__(self,
         size:int, # items to keep; 0 is plain training
         bs:int|None=None, # old items added to each batch; default as many as it has new ones
