@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tlcourse import backbones
-from tlcourse.forgetting import fisher
+from tlcourse.continual import fisher
 
 
 def seconds(f, repeat=3):

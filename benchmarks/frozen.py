@@ -10,7 +10,8 @@ from fastai.metrics import accuracy
 from tlcourse.backbones import load
 from tlcourse.data import images
 from tlcourse.features import extract, probe
-from tlcourse.finetune import PrefixCache, learner, parameter_groups
+from tlcourse.learners import learner, parameter_groups
+from tlcourse.prefix import PrefixCache
 
 FOLDED, LAID = 'PrefixCache(fold=True)', 'fastai, channels last'
 SEEDS, N, VALID = range(int(os.environ.get('SEEDS', 3))), 500, 1000
@@ -59,7 +60,7 @@ def table(title, rows, promised):
 def main():
     print(f'## Frozen groups\n\n{N} + {VALID} animals at 96 pixels, EfficientNet-Lite0, {torch.get_num_threads()} threads; {"medians over " + str(len(SEEDS)) + " seeds" if len(SEEDS) > 1 else "one seed"}. '
           f'"fastai" is its Learner with the network as timm makes it, "{LAID}" with the memory layout of `backbones.load`, which all the others have; '
-          '"BatchNorm in eval" is `finetune.learner` without the cache.\n')
+          '"BatchNorm in eval" is `learners.learner` without the cache.\n')
     kinds = 'fastai', 'BatchNorm in eval', 'PrefixCache', FOLDED
     table('Ten epochs, the head alone', [timed(k, s, [-1], 10)[0] for s in SEEDS for k in (*kinds, LAID)] + [by_probe(s) for s in SEEDS],
           {'fastai': 15, 'BatchNorm in eval': 8})

@@ -7,7 +7,8 @@ warnings.simplefilter('ignore')
 from fastai.vision.augment import Flip
 from tlcourse.data import images
 from tlcourse.features import extract, probe
-from tlcourse.finetune import learner, lp_ft
+from tlcourse.finetune import lp_ft
+from tlcourse.learners import learner
 from tlcourse.plots import interval
 
 SEEDS, N, VALID, SIZE = range(int(os.environ.get('SEEDS', 3))), 600, 300, 224

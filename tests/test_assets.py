@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tlcourse import assets
-from tlcourse.assets import Asset, AssetError, catalog, fetch, problems
+from tlcourse.assets import Asset, AssetError, all_assets, catalog, fetch, problems, workplace
 
 PICTURES = {f'tlfake/{c}/{i}.bin': random.Random(f'{c}{i}').randbytes(3000) for c in 'ab' for i in range(60)}
 
@@ -236,11 +236,163 @@ def test_damaged_copy_is_replaced(fake, home, monkeypatch):
     assert leftovers(home) == []
 
 
-def test_full_check_sees_a_changed_byte(fake):
+def flip(f, at=999, keep_times=False):
+    "Change one bit of a file; with `keep_times` as a failing disk does."
+    data, before = bytearray(f.read_bytes()), f.stat()
+    data[at] ^= 1
+    f.write_bytes(data)
+    if keep_times: os.utime(f, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.fixture
+def settled(fake, monkeypatch):
+    "The fetched asset, with files that are hours old and known to this process."
+    fetch(fake, progress=False)
+    ahead = time.time_ns() + 3_600_000_000_000
+    monkeypatch.setattr(assets.time, 'time_ns', lambda: ahead)
+    fetch(fake, progress=False)
+    return fake
+
+
+@pytest.mark.parametrize('keep_times', [False, pytest.param(True, marks=pytest.mark.skipif(os.name == 'nt', reason='no time of change there'))])
+def test_a_flipped_byte_is_never_loaded(settled, index, monkeypatch, keep_times):
+    flip(settled.folder/'a'/'3.bin', keep_times=keep_times)
+    assert problems(settled) == [] and problems(settled, full=True) == ['a/3.bin has changed']
+    monkeypatch.setenv('TLCOURSE_OFFLINE', '1')
+    with pytest.raises(AssetError, match=r'damaged in the cache \(a/3.bin has changed\)') as e: fetch(settled)
+    assert '\n' not in str(e.value)
+    monkeypatch.delenv('TLCOURSE_OFFLINE')
+    assert fetch(settled, progress=False) == settled.folder and index.gets == 2
+    whole(settled)
+
+
+def test_a_byte_that_flips_right_after_the_download(fake, index, monkeypatch):
+    fetch(fake, progress=False)
+    flip(fake.folder/'a'/'3.bin')
+    monkeypatch.setenv('TLCOURSE_OFFLINE', '1')
+    with pytest.raises(AssetError, match='a/3.bin has changed'): fetch(fake)
+    monkeypatch.delenv('TLCOURSE_OFFLINE')
+    fetch(fake, progress=False)
+    assert index.gets == 2
+    whole(fake)
+
+
+def test_a_flipped_byte_is_seen_in_a_process_of_its_own(fake):
+    fetch(fake, progress=False)
+    flip(fake.folder/'b'/'7.bin')
+    code = "import sys, json; from tlcourse.assets import Asset, problems; print(problems(Asset(**json.loads(sys.argv[1])), full=True))"
+    r = subprocess.run([sys.executable, '-c', code, json.dumps(dataclasses.asdict(fake))], capture_output=True, text=True, check=True)
+    assert r.stdout.strip() == "['b/7.bin has changed']"
+
+
+def test_every_byte_is_read_once_a_process(settled, monkeypatch):
+    read = []
+    real = assets._sha256
+    monkeypatch.setattr(assets, '_sha256', lambda path: read.append(path) or real(path))
+    for _ in range(3): fetch(settled)
+    assert read == []
+    os.utime(f := settled.folder/'a'/'3.bin', ns=(1, 1))  # the same bytes, but the file system says that it was touched
+    for _ in range(3): fetch(settled)
+    assert read == [f]
+
+
+def test_a_file_written_just_now_is_not_taken_as_known(fake, monkeypatch):
+    "Two changes within one tick of the file system's clock look alike."
     fetch(fake, progress=False)
     f = fake.folder/'a'/'3.bin'
-    f.write_bytes(bytes(3000))
-    assert problems(fake) == [] and problems(fake, full=True) == ['a/3.bin has changed']
+    assets._hashes.clear()
+    before = f.stat()
+    assert problems(fake, full=True) == [] and not assets._hashes
+    flip(f)
+    monkeypatch.setattr(assets.os, 'stat', lambda path, real=os.stat, **kw: before if Path(path) == f else real(path, **kw))
+    assert problems(fake, full=True) == ['a/3.bin has changed']
+
+
+def test_force_downloads_again(fake, index, monkeypatch):
+    fetch(fake, progress=False)
+    assert fetch(fake, progress=False, force=True) == fake.folder and index.gets == 2
+    whole(fake)
+    index.serve = lambda name, data: data[:-9]
+    with pytest.raises(AssetError): fetch(fake, progress=False, force=True)
+    whole(fake)  # the good copy is still there
+    monkeypatch.setenv('TLCOURSE_OFFLINE', '1')
+    with pytest.raises(AssetError, match='cannot be fetched again'): fetch(fake, force=True)
+
+
+def test_another_asset_of_the_same_wheel_is_mended_too(home, index, monkeypatch):
+    a = dataclasses.replace(index.add('tlpair', {'tlpair/x': b'x'*1000, 'tlpair/y': b'y'*1000}), files={'tlpair/x': 'x'})
+    b = dataclasses.replace(a, name='tlpair2', files={'tlpair/y': 'y'})
+    monkeypatch.setattr(assets, '_assets', [a, b])
+    fetch('tlpair', progress=False)
+    flip(a.folder/'x'), flip(b.folder/'y')
+    fetch('tlpair', progress=False)
+    assert index.gets == 2 and problems(a, full=True) == problems(b, full=True) == []
+
+
+# ---------------------------------------------------------------- progress where no terminal is
+
+def test_piped_progress_is_a_line_now_and_then(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(assets.time, 'monotonic', lambda: next(clock))
+    monkeypatch.delenv('TLCOURSE_PROGRESS', raising=False)
+    a = dataclasses.replace(assets.find('animals'), size=100_000_000)
+    with assets._bar(a, True) as tick:
+        for i in range(1, 11): tick(i*10_000_000, 100_000_000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ['animals: 30 of 100 MB', 'animals: 60 of 100 MB', 'animals: 90 of 100 MB']  # every 12 s of 4 s steps
+    for show, word in ((False, None), (True, 'off')):
+        if word: monkeypatch.setenv('TLCOURSE_PROGRESS', word)
+        with assets._bar(a, show) as tick: [tick(10_000_000*i, 100_000_000) for i in range(9)]
+        assert capsys.readouterr().err == ''
+
+
+# ---------------------------------------------------------------- a place for what is made here
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    "A user's cache folder for the test, and no memory of earlier places."
+    import platformdirs
+    monkeypatch.setattr(platformdirs, 'user_cache_path', lambda *args, **kw: tmp_path/'user')
+    assets._workplace.cache_clear()
+    yield tmp_path/'user'
+    assets._workplace.cache_clear()
+
+
+def test_workplace_is_in_the_cache(home, own_cache):
+    assert workplace('features') == home/'features' and list((home/'features').iterdir()) == []
+
+
+def test_workplace_beside_a_cache_that_cannot_be_written(home, own_cache, tmp_path):
+    home.write_text('a file is in the way of every folder')
+    assert workplace('features') == own_cache/'features'
+    assert workplace('speech') == own_cache/'speech' and workplace('features') is workplace('features')
+
+
+def test_workplace_on_a_read_only_disk(home, own_cache, monkeypatch):
+    mount(home, 'ro')
+    try: assert workplace('features') == own_cache/'features'
+    finally: subprocess.run(['umount', str(home)], check=True)
+
+
+def test_workplace_on_a_full_disk(home, own_cache):
+    mount(home, 'size=4k')
+    (home/'full').write_bytes(b'x')
+    try: assert workplace('features') == own_cache/'features'
+    finally: subprocess.run(['umount', str(home)], check=True)
+
+
+def test_the_last_workplace_goes_with_the_process(tmp_path):
+    (tmp_path/'file').write_text('')
+    code = f'''import pathlib, platformdirs
+platformdirs.user_cache_path = lambda *args, **kwargs: pathlib.Path({str(tmp_path/'file')!r})
+from tlcourse.assets import workplace
+place = workplace('features')
+(place/'kept').write_text('x')
+assert workplace('features') == place
+print(place)'''
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env={**os.environ, 'TLCOURSE_HOME': str(tmp_path/'file')})
+    made = Path(r.stdout.strip())
+    assert made.name.startswith('tlcourse-features-') and not made.exists() and r.stderr == ''
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"format": 0}', '{"format": 1, "files": 3}', '\x00\xff', '{"format": 1'])
@@ -312,14 +464,24 @@ def test_kill_at_random_moments(fake, home):
 
 # ---------------------------------------------------------------- the catalog
 
-def test_catalog_shows_itself():
-    assert len(catalog()) >= 11
-    assert catalog()._repr_html_().count('<tr>') == len(catalog()) + 1
-    assert 'efficientnet_lite0' in repr(catalog())
+def test_catalog_is_a_table():
+    table = catalog()
+    assert list(table.columns) == ['kind', 'version', 'MB', 'licence', 'source', 'citation'] and table.index.name == 'name'
+    assert list(table.index) == [a.name for a in all_assets()] and len(table) >= 11
+    assert table.MB['minilm'] == 83.5 and table.kind['minilm'] == 'text model' and table.source['animals'] == 'pip:animal-mnist==0.4'
+    mine = Asset('<b>', 'images', '1', 1_260_000, '0'*64, 'MIT', '', 'https://x')
+    assert list(catalog([mine]).MB) == [1.3] and '<b>' not in catalog([mine])._repr_html_()
+    assert len(catalog([])) == 0
 
 
-def test_html_is_escaped():
-    assert '<b>' not in assets.Catalog([Asset('<b>', 'images', '1', 1, '0'*64, '', '', '')])._repr_html_()
+def test_the_list_of_assets_is_ones_own():
+    all_assets().clear()
+    assert len(all_assets()) >= 11
+
+
+def test_pandas_is_imported_for_the_table_alone():
+    code = "import sys; from tlcourse.assets import all_assets, problems; [problems(a) for a in all_assets()]; assert 'pandas' not in sys.modules"
+    subprocess.run([sys.executable, '-c', code], check=True)
 
 
 @pytest.mark.parametrize('name', ['efficientnet_lite0', 'animals'])

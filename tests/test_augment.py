@@ -9,7 +9,8 @@ from PIL import Image
 from sklearn.calibration import calibration_curve
 from torchvision.transforms import v2
 
-from tlcourse.augment import CutOut, PILTransform, ece, reliability
+from tlcourse.augment import CutOut, PILTransform
+from tlcourse.calibration import ece, reliability
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')

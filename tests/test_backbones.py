@@ -177,6 +177,32 @@ def test_preprocess_is_the_contract_and_pickles():
     torch.testing.assert_close(tfm(img), torch.ones(3, 224, 224))  # (255 - 127)/128
 
 
+def one_value(tfm, im): return sorted(set(((tfm(im)*128 + 127).round().int()).flatten().tolist()))
+
+def test_preprocess_reads_as_training_does():
+    "16 bits are scaled, a camera's turn is made, transparency lies on white: case 07 and its neighbours."
+    f = B.preprocess(lite[0])
+    ramp = np.tile(np.linspace(0, 65535, 224).astype(np.uint16), (224, 1))
+    deep, flat = f(Image.fromarray(ramp)), f(Image.fromarray((ramp//257).astype(np.uint8)))
+    assert len(deep.unique()) > 180 and torch.equal(deep, flat)
+    assert one_value(f, Image.new('RGBA', (224, 224), (0, 0, 0, 0))) == [255]
+    half = Image.fromarray(np.repeat(np.array([0, 255], np.uint8), 112)[None].repeat(224, 0)) # black on the left
+    exif = Image.Exif()
+    exif[0x0112] = 6 # to be turned clockwise by 90 degrees: what was left is on top
+    import io
+    buf = io.BytesIO()
+    half.convert('RGB').save(buf, 'PNG', exif=exif)
+    x = f(Image.open(buf))
+    assert x[:, :100].max() < -.9 and x[:, -100:].min() > .9
+
+def test_classify_reads_as_training_does():
+    torch.manual_seed(0)
+    m = B.load(lite[0], pretrained=False)
+    ramp = np.tile(np.linspace(0, 65535, 224).astype(np.uint16), (224, 1))
+    deep = B.classify(m, Image.fromarray(ramp), 1000)
+    assert deep.equals(B.classify(m, Image.fromarray((ramp//257).astype(np.uint8)), 1000))
+    assert not deep.equals(B.classify(m, Image.new('L', (224, 224), 255), 1000))
+
 # Loading ---------------------------------------------------------------------------------------------------------
 
 def test_seed_decides():
@@ -358,6 +384,122 @@ def test_groups_leave_the_model_alone():
     assert list(m.state_dict()) == keys and torch.equal(rng, torch.get_rng_state()) and not any(o.training for o in m.modules())
     pickle.dumps(m)
 
+def tiny(arch, **kw):
+    "A small network of an architecture, without a zero that could hide a mistake, and a picture for it."
+    torch.manual_seed(0)
+    m = timm.create_model(arch, num_classes=7, **{**(archs[arch] or {}), **kw}).eval()
+    for p in m.parameters(): p.data += .01*torch.randn_like(p)
+    return m, wave((archs[arch] or {}).get('img_size') or (224 if m.pretrained_cfg['fixed_input_size'] else 64))
+
+own = ['tf_efficientnet_lite0', 'resnet18d', 'convnext_atto', 'densenet121', 'swin_tiny_patch4_window7_224', 'vit_tiny_patch16_224', 'vit_base_patch16_clip_224']
+
+def _pickled(o): return pickle.loads(pickle.dumps(o))
+
+@torch.no_grad()
+@pytest.mark.parametrize('how', [deepcopy, _pickled], ids=['deepcopy', 'pickle'])
+@pytest.mark.parametrize('arch', own)
+def test_a_copy_of_groups_computes_with_its_own_weights(arch, how):
+    m, x = tiny(arch)
+    body = nn.Sequential(*B.groups(m))
+    want, copy = m(x), how(body)
+    torch.testing.assert_close(copy(x), want)
+    mine = {id(p) for p in m.parameters()}
+    assert not mine & {id(p) for p in copy.parameters()}
+    for k,p in copy.named_parameters(): # each weight of the copy counts, and none of the original's moves
+        before = p.clone()
+        p += torch.randn_like(p)*(1 + p.abs().mean())
+        assert not torch.equal(copy(x), want), k
+        p.copy_(before)
+    torch.testing.assert_close(body(x), want)
+    for p in m.parameters(): p.mul_(-1.1)
+    torch.testing.assert_close(copy(x), want)     # and no weight of the original counts in the copy
+    torch.testing.assert_close(body(x), m(x))     # while the groups themselves are still the model's own
+
+@torch.no_grad()
+@pytest.mark.parametrize('arch', own)
+def test_the_state_of_groups_is_the_whole_state(arch):
+    (m, x), (other, _) = tiny(arch), tiny(arch)
+    for p in other.parameters(): p.uniform_(-.1, .1)
+    body, target = nn.Sequential(*B.groups(m)), nn.Sequential(*B.groups(other))
+    assert sum(v.numel() for v in body.state_dict().values()) == sum(v.numel() for v in m.state_dict().values())
+    target.load_state_dict(body.state_dict())
+    torch.testing.assert_close(other(x), m(x))
+
+@torch.no_grad()
+def test_the_mode_of_groups_is_that_of_the_layers():
+    m, x = tiny('tf_efficientnet_lite0', drop_rate=.5)
+    x, body = x.repeat(4, 1, 1, 1), nn.Sequential(*B.groups(m))
+    def same(): torch.manual_seed(0); a = m(x); torch.manual_seed(0); return torch.equal(a, body(x))
+    want = m(x)
+    m.train(); assert same() and not torch.equal(m(x), want)
+    m.eval(); assert same()
+    body.train()
+    m.training = True # `m` itself is none of its groups
+    assert same() and not torch.equal(body(x), want)
+    m.eval(); assert same() and torch.equal(body(x), body(x))
+
+def test_a_forward_changes_no_mode():
+    m, x = tiny('vit_tiny_patch16_224')
+    gs = B.groups(m.train())
+    m.pos_drop.eval(); m.norm.eval(); m.fc_norm.eval()
+    before = [o.training for o in m.modules()]
+    nn.Sequential(*gs)(x)
+    assert [o.training for o in m.modules()] == before
+
+@torch.no_grad()
+@pytest.mark.parametrize('pool', ['avg', 'token', 'max', ''])
+def test_groups_of_a_vit_with_another_pooling(pool):
+    m, x = tiny('vit_tiny_patch16_224')
+    first = m(x)
+    torch.manual_seed(1)
+    m.reset_classifier(7, global_pool=pool)
+    gs = B.groups(m)
+    torch.testing.assert_close(nn.Sequential(*gs)(x), m(x))
+    if pool != 'token': assert m(x).shape != first.shape or not torch.equal(m(x), first)
+    got = [id(p) for g in gs for p in g.parameters()]
+    assert sorted(got) == sorted(map(id, m.parameters()))
+    torch.testing.assert_close(deepcopy(nn.Sequential(*gs))(x), m(x))
+
+@torch.no_grad()
+def test_groups_of_a_model_on_another_device_type():
+    m, x = tiny('vit_tiny_patch16_224')
+    body = nn.Sequential(*B.groups(m)).double()
+    assert {p.dtype for p in m.parameters()} == {torch.float64}
+    torch.testing.assert_close(body(x.double()), m(x.double()))
+
+@pytest.fixture
+def group_of_one():
+    "torch's distributed machinery with this process alone."
+    if not torch.distributed.is_available(): pytest.skip('torch is built without it')
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+wraps = dict(compiled=partial(torch.compile, backend='eager'), parallel=nn.DataParallel, distributed=nn.parallel.DistributedDataParallel,
+             both=lambda m: nn.DataParallel(torch.compile(m, backend='eager')), twice=lambda m: torch.compile(nn.DataParallel(m), backend='eager'))
+
+@pytest.mark.parametrize('wrap', wraps)
+def test_wrapped_models_are_unwrapped(wrap, group_of_one):
+    for m in (tiny('tf_efficientnet_lite0')[0], tiny('vit_tiny_patch16_224')[0], nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))):
+        w = wraps[wrap](m)
+        assert w is not m and B.unwrap(w) is m and B.unwrap(m) is m
+        gs = B.groups(w)
+        assert len(gs) == len(B.groups(m)) and gs[-1] is B.groups(m)[-1]
+        if not isinstance(m, nn.Sequential): assert B.input_config(w) == B.input_config(m)
+
+@torch.no_grad()
+def test_groups_of_a_compiled_model_compute_what_it_does():
+    m, x = tiny('tf_efficientnet_lite0')
+    w = torch.compile(m, backend='eager')
+    torch.testing.assert_close(nn.Sequential(*B.groups(w))(x), w(x))
+
+def test_a_module_called_module_is_no_wrapper():
+    class Own(nn.Module):
+        def __init__(self): super().__init__(); self.module = nn.Linear(2, 2)
+    m = Own()
+    assert B.unwrap(m) is m
+
 def test_groups_of_sequential_and_others():
     shared = nn.Linear(2, 2)
     gs = B.groups(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), shared))
@@ -396,6 +538,29 @@ def test_hf_folder(vit):
     gs = B.groups(again)
     assert len(gs) == 5 and sum(p.numel() for g in gs for p in g.parameters()) == sum(p.numel() for p in again.parameters())
     fails(lambda: B.load(f'hf:{d}', weights='x'), 'hf:FOLDER')
+
+@pytest.mark.parametrize('said', [True, False])
+def test_hf_folder_in_half_precision(vit, said):
+    m, d = vit
+    m.half().save_pretrained(d)
+    if not said:
+        cfg = json.loads((d/'config.json').read_text())
+        (d/'config.json').write_text(json.dumps({k: v for k,v in cfg.items() if k not in ('dtype', 'torch_dtype')}))
+    for n_out in (3, None):
+        again = B.load(f'hf:{d}', n_out)
+        assert {p.dtype for p in again.parameters()} == {torch.float32}
+        y = again(wave(32))
+        assert y.dtype == torch.float32 and y.shape == (1, n_out or 7)
+        y.sum().backward()
+    torch.testing.assert_close(again(wave(32)), m.float()(wave(32)).logits)
+
+def test_weights_in_half_precision(tmp_path):
+    from safetensors.torch import save_file
+    m = B.load('timm:resnet18', pretrained=False)
+    save_file({k: (v.half() if v.is_floating_point() else v).contiguous() for k,v in m.state_dict().items()}, tmp_path/'w.safetensors')
+    again = B.load('timm:resnet18', 3, weights=tmp_path/'w.safetensors')
+    assert {p.dtype for p in again.parameters()} == {torch.float32} and again(wave(64)).shape == (1, 3)
+    torch.testing.assert_close(again.conv1.weight, m.conv1.weight.half().float(), rtol=0, atol=0)
 
 @pytest.mark.parametrize('pre,want', [
     (dict(size=256, crop_size=224, do_center_crop=True, resample=3), (224, .875, 'center', 'bicubic')),

@@ -452,4 +452,4 @@ def test_import_is_light():
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
-def test_plain_python_has_no_live_notebook(): assert not checks._live() and set(quiz('07', questions())._repr_mimebundle_()) == {'text/html', 'text/plain'}
+def test_plain_python_has_no_live_notebook(): assert not checks.live() and set(quiz('07', questions())._repr_mimebundle_()) == {'text/html', 'text/plain'}

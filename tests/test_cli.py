@@ -106,6 +106,19 @@ def test_lessons_table(course, capsys):
     assert '86 MB' in rows[2] and 'animals, minilm' in rows[2]
 
 
+@pytest.mark.parametrize('columns', [80, 100, 120])
+@pytest.mark.parametrize('fetched', [True, False])
+def test_the_real_lessons_fit_the_screen(monkeypatch, capsys, tmp_path, columns, fetched):
+    monkeypatch.setenv('COLUMNS', str(columns))
+    monkeypatch.delenv('TLCOURSE_COURSE', raising=False)
+    if not fetched: monkeypatch.setenv('TLCOURSE_HOME', str(tmp_path))
+    assert cli.main(['lessons']) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert max(map(len, rows)) <= columns and len(rows) >= 12
+    if columns == 80: assert len(rows) == 1 + len(cli.lessons())  # and none is wrapped
+    assert ('efficientnet_lite0' in rows[1]) == (columns >= 110)
+
+
 def test_table_wraps_its_widest_column():
     rows = [['a', ' '.join(['word']*20), 'end'], ['b', '', '']]
     for width in (30, 50, 100): assert max(map(len, cli.table(['X', 'Y', 'Z'], rows, width).splitlines())) <= width
@@ -292,10 +305,11 @@ def test_no_recipe(course, capsys):
 @pytest.fixture
 def store(course, monkeypatch):
     "A catalog of three assets from two downloads; `gone` fails, the others are written into the cache as `fetch` does."
-    files = dict(a=b'aaaa', b=b'bbbb')
+    asked = []
     def asset(name, size, sha): return assets.Asset(name, 'images', '1', size, sha*64, 'MIT', '', f'pip:{name}==1')
     cat = [asset('aaa', 4_000_000, '1'), asset('bbb', 4_000_000, '1'), asset('gone', 2_000_000, '2')]
-    def fetch(name, progress=True):
+    def fetch(name, progress=True, force=False):
+        asked.append((name, force))
         a = next(o for o in cat if o.name == name)
         if name == 'gone': raise assets.AssetError('gone: it is not there; look elsewhere.')
         a.folder.mkdir(parents=True, exist_ok=True)
@@ -303,25 +317,76 @@ def store(course, monkeypatch):
         found = {'f': (4, assets._sha256(a.folder/'f'))}
         (a.folder/'manifest.json').write_text(json.dumps(dict(format=1, sha256=a.sha256, files=found)), encoding='utf-8')
         return a.folder
-    monkeypatch.setattr(assets, 'catalog', lambda: cat)
+    monkeypatch.setattr(assets, 'all_assets', lambda: cat)
     monkeypatch.setattr(assets, 'fetch', fetch)
     course('02_data', [head.format('Data', 'aaa, bbb'), '1'])
-    return {a.name: a for a in cat}
+    return {a.name: a for a in cat} | {'asked': asked}
 
 
-def test_fetch(store, capsys):
+@pytest.fixture
+def online(monkeypatch): monkeypatch.delenv('TLCOURSE_OFFLINE')
+
+
+def test_fetch(store, online, capsys):
     assert cli.main(['fetch', 'data', 'bbb']) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert [r.split() for r in rows[:2]] == [['aaa', '4.0', 'MB', 'fetched'], ['bbb', '4.0', 'MB', 'fetched']]
-    assert rows[2].startswith('2 assets, 4.0 MB; downloaded 4.0 MB')
+    assert rows[0] == '2 assets, 4.0 MB to download'
+    assert [r.split() for r in rows[1:3]] == [['aaa', '4.0', 'MB', 'fetched'], ['bbb', '4.0', 'MB', 'fetched']]
+    assert rows[3].startswith('2 assets, 4.0 MB; downloaded 4.0 MB')
+    assert cli.main(['fetch', '2']) == 0 and 'to download' not in capsys.readouterr().out
     assert cli.main(['fetch', '--all']) == 1
     out, err = capsys.readouterr()
-    assert 'downloaded 0 MB' in out and out.count('cached') == 2
+    assert out.startswith('1 asset, 2.0 MB to download') and 'downloaded 0 MB' in out and out.count('cached') == 2
     assert err.splitlines()[0] == 'tlcourse: gone: it is not there; look elsewhere.'
     assert cli.main(['fetch']) == 0
     states = {r.split()[0]: r for r in capsys.readouterr().out.splitlines()[1:4]}
     assert 'cached' in states['aaa'] and 'not fetched' in states['gone']
     assert cli.main(['lessons']) == 0 and '4.0 MB, cached' in capsys.readouterr().out
+
+
+def test_fetch_mends_what_the_doctor_names(store, capsys, online):
+    "A changed byte leaves the size as it was; the command that the doctor gives puts it right."
+    cli.main(['fetch', '2'])
+    (store['aaa'].folder/'f').write_bytes(b'dat?')
+    bad, = [f for f in cli.check_cache() if f.mark == 'problem']
+    capsys.readouterr()
+    assert cli.main(bad.fix.split()[1:]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ['aaa', '4.0', 'MB', 'fetched']
+    assert (store['aaa'].folder/'f').read_bytes() == b'data' and [f for f in cli.check_cache() if f.mark == 'problem'] == []
+
+
+def test_fetch_force(store, capsys, online):
+    cli.main(['fetch', '2'])
+    store['asked'].clear()
+    assert cli.main(['fetch', 'aaa', 'bbb', '--force']) == 0
+    assert store['asked'] == [('aaa', True), ('bbb', False)]  # one download has both
+    out = capsys.readouterr().out
+    assert '2 assets, 4.0 MB to download' in out and 'downloaded 4.0 MB' in out
+    assert cli.main(['fetch', '--force']) == 2 and '--all' in capsys.readouterr().err
+
+
+def test_a_changed_byte_is_mended_before_a_lesson_runs(store, capsys):
+    cli.main(['fetch', '2'])
+    (store['bbb'].folder/'f').write_bytes(b'dat?')
+    assert cli.main(['run', '2']) == 0 and (store['bbb'].folder/'f').read_bytes() == b'data'
+
+
+def test_real_fetch_piped(home, index, monkeypatch, tmp_path):
+    "As in a log: the total, a line a while for a slow download, a line an asset; no bar."
+    import hashlib, dataclasses, time as clock
+    a = index.add('tlslow', {'tlslow/x': os.urandom(3_000_000)})
+    index.serve = lambda name, data: clock.sleep(.6) or data
+    code = f"""import sys
+from tlcourse import assets, cli
+from functools import partial
+assets._assets[:] = [assets.Asset(**{dataclasses.asdict(a)!r})]
+assets._lines.__defaults__ = (.2,)
+sys.exit(cli.main(['fetch', 'tlslow']))"""
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, encoding='utf-8', env={k: v for k,v in os.environ.items() if k != 'TLCOURSE_PROGRESS'})
+    assert r.returncode == 0, r.stderr
+    assert r.stdout.splitlines()[0] == '1 asset, 3.0 MB to download' and r.stdout.splitlines()[1].split() == ['tlslow', '3.0', 'MB', 'fetched']
+    lines = r.stderr.splitlines()
+    assert lines and all(o.startswith('tlslow: ') and o.endswith(' of 3 MB') for o in lines) and '\r' not in r.stderr
 
 
 # The doctor
@@ -354,10 +419,111 @@ def test_doctor_versions(course, monkeypatch):
 
 def test_doctor_cache(store):
     assets.fetch('aaa'), assets.fetch('bbb')
-    assert [f.mark for f in cli.check_cache()] == ['ok']
+    assert [f.mark for f in cli.check_cache()] == ['ok', 'note']  # the note: 'gone' cannot be fetched offline
     (store['aaa'].folder/'f').write_bytes(b'dat?')
     bad = [f for f in cli.check_cache() if f.mark == 'problem']
     assert len(bad) == 1 and bad[0].said.startswith('aaa: f ') and bad[0].fix == 'tlcourse fetch aaa'
+
+
+@pytest.fixture
+def quick(course, monkeypatch):
+    "The doctor without the checks of the machine."
+    monkeypatch.setattr(cli, 'doctor_checks', [cli.check_cache])
+
+
+def test_doctor_on_lessons(store, quick, capsys, monkeypatch):
+    assert cli.main(['doctor', '1']) == 1  # offline, and nothing at all in the cache
+    assert 'problem  cache     not in it: aaa, bbb, gone, and TLCOURSE_OFFLINE forbids to fetch' in capsys.readouterr().out
+    monkeypatch.delenv('TLCOURSE_OFFLINE')
+    assert cli.main(['doctor', '1']) == 0  # lesson 1 needs nothing
+    assert 'ok       lesson 01 all that it needs is there' in capsys.readouterr().out
+    for argv in (['doctor', '1', '2'], ['doctor', '--class']):
+        assert cli.main(argv) == 1
+        out = capsys.readouterr().out
+        assert 'ok       lesson 01' in out and 'problem  lesson 02 it needs aaa (not in the cache); bbb (not in the cache)' in out
+        assert 'fix: tlcourse fetch 02' in out and '1 problem, 0 notes' in out
+    cli.main(['fetch', '2'])
+    assert cli.main(['doctor', '--class']) == 0
+    (store['aaa'].folder/'f').write_bytes(b'dat?')
+    assert cli.main(['doctor', '2']) == 1 and 'it needs aaa (f has changed)' in capsys.readouterr().out
+    monkeypatch.setenv('TLCOURSE_OFFLINE', '1')
+    cli.main(['doctor', '2'])
+    assert 'unset TLCOURSE_OFFLINE, then tlcourse fetch 02' in capsys.readouterr().out
+    assert cli.main(['doctor', '3']) == 2
+
+
+def hide(monkeypatch, *names):
+    "Distributions that are not installed."
+    import importlib.metadata as md
+    real = md.version
+    def version(name):
+        if name in names: raise md.PackageNotFoundError(name)
+        return real(name)
+    monkeypatch.setattr(md, 'version', version)
+
+
+@pytest.mark.parametrize('code, packages, extra', [
+    ('import transformers', ['transformers'], 'text'),
+    ('from transformers import AutoModel', ['transformers'], 'text'),
+    ('import soundfile as sf', ['soundfile'], 'speech'),
+    ('def f():\n    import espeakng_loader', ['espeakng-loader'], 'speech'),
+    ('%matplotlib inline\n!ls\nimport jiwer', ['jiwer'], 'speech'),
+    ('from tlcourse.corpora import texts', ['transformers'], 'text'),
+    ('from tlcourse import text', ['transformers'], 'text'),
+    ('import torch, timm, tlcourse.backbones', [], ''),
+    ('def f():\n    import transformers', [], ''),
+    ('#| eval: false\nimport transformers', [], ''),
+    ('this is no Python', [], ''),
+])
+def test_doctor_knows_which_packages_a_lesson_needs(course, quick, monkeypatch, capsys, code, packages, extra):
+    course('02_more', [head.format('More', ''), code])
+    hide(monkeypatch, 'transformers', 'tokenizers', 'peft', 'soundfile', 'espeakng-loader', 'jiwer')
+    monkeypatch.delenv('TLCOURSE_OFFLINE')
+    assert cli.main(['doctor', '2']) == int(bool(packages))
+    out = capsys.readouterr().out
+    for o in packages: assert f'{o}>=' in out and '(missing)' in out
+    if extra: assert f'-m pip install "tlcourse[{extra}' in out
+    assert ('lesson 02 it needs' in out) == bool(packages)
+    assert cli.main(['doctor']) == 0  # on the whole course it is a note
+    assert ('note     packages  needed for lesson 02: ' in capsys.readouterr().out) == bool(packages)
+
+
+def test_doctor_reads_the_real_lessons():
+    need = {l.number: set(cli.needs(l)) for l in cli.lessons()}
+    assert not any(need[f'{i:02}'] for i in range(1, 8)) and 'transformers' in need['08'] & need['09'] & need['11']
+    assert {'espeakng_loader', 'soundfile'} <= need['09'] and 'espeakng_loader' not in need['08']
+
+
+def test_a_package_that_is_too_old(course, quick, monkeypatch, capsys):
+    import importlib.metadata as md
+    real = md.version
+    monkeypatch.setattr(md, 'version', lambda name: '4.40' if name == 'transformers' else real(name))
+    monkeypatch.delenv('TLCOURSE_OFFLINE')
+    course('02_more', [head.format('More', ''), 'import transformers'])
+    assert cli.main(['doctor', '2']) == 1 and '(4.40)' in capsys.readouterr().out
+
+
+def test_doctor_on_a_place(course, monkeypatch, tmp_path):
+    assert marks(cli.check_place) == dict(place='ok')
+    assets._workplace.cache_clear()
+    (tmp_path/'file').write_text('')
+    monkeypatch.setenv('TLCOURSE_HOME', str(tmp_path/'file'))
+    import platformdirs
+    monkeypatch.setattr(platformdirs, 'user_cache_path', lambda *a, **kw: tmp_path/'file')
+    f, = cli.check_place()
+    assert f.mark == 'problem' and 'lost when they end' in f.said
+    assets._workplace.cache_clear()
+    def full(*a, **kw): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(assets.tempfile, 'mkdtemp', full)
+    f, = cli.check_place()
+    assert f.mark == 'problem' and 'No space left on device' in f.said and f.fix
+    assets._workplace.cache_clear()
+
+
+def test_doctor_on_progress(course, monkeypatch):
+    monkeypatch.setattr(cli.os, 'access', lambda path, mode: False)
+    f = [o for o in cli.check_place() if 'your progress' in o.said]
+    assert f[0].mark == 'problem' and 'TLCOURSE_PROGRESS' in f[0].fix
 
 
 def test_doctor_machine(course, monkeypatch):
@@ -376,7 +542,7 @@ def test_doctor_index(course, monkeypatch, code, mark):
     monkeypatch.setattr(cli.subprocess, 'run', lambda cmd, **kw: asked.append(cmd) or namedtuple('R', 'returncode')(code))
     assert marks(cli.check_index) == dict(network='ok') and not asked  # TLCOURSE_OFFLINE is set
     monkeypatch.delenv('TLCOURSE_OFFLINE')
-    assert marks(cli.check_index) == dict(network=mark) and asked[0][-1] in {a.source[4:].split('==')[0] for a in assets.catalog()}
+    assert marks(cli.check_index) == dict(network=mark) and asked[0][-1] in {a.source[4:].split('==')[0] for a in assets.all_assets()}
 
 
 def test_doctor_torch(course, monkeypatch):

@@ -69,6 +69,15 @@ def test_sizes_that_cannot_be(args, says):
     assert one_line(e)
 
 
+def test_shares():
+    dls = images('digits', valid=.3, test=.2, size=16)
+    assert [len(o) for o in (dls.train_ds, dls.valid_ds, dls.test.dataset)] == [899, 539, 359]
+    ids = [o.id for ds in (dls.train_ds, dls.valid_ds, dls.test.dataset) for o in ds.items]
+    assert len(set(ids)) == 1797 and [o.id for o in dls.test.dataset.items] == sorted(o.id for o in dls.test.dataset.items)
+    with pytest.raises(DataError, match='say the same in two ways') as e: images('digits', n_valid=100, valid=.3)
+    assert one_line(e)
+
+
 # ---- loaders
 
 def test_images_are_what_the_backbone_expects():

@@ -14,8 +14,10 @@ with warnings.catch_warnings():
     from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
     from fastai.optimizer import SGD, OptimWrapper
 
-from tlcourse import finetune as F
-from tlcourse.finetune import (BnEval, FinetuneError, freeze_except, gradual_unfreeze, interpolate, learner, lp_ft, parameter_groups, receipt)
+from tlcourse import receipt as R
+from tlcourse.finetune import freeze_except, gradual_unfreeze, interpolate, lp_ft
+from tlcourse.learners import BnEval, FinetuneError, learner, parameter_groups
+from tlcourse.receipt import receipt
 
 
 def items(n=24, c=3, seed=0, scale=1.):
@@ -465,4 +467,4 @@ def test_receipt_when_the_head_is_replaced_inside():
 def test_receipt_of_a_real_backbone_names_its_groups():
     timm = pytest.importorskip('timm')
     model = timm.create_model('tf_efficientnet_lite0', num_classes=3)
-    assert list(F._named(model))[:2] == ['0 conv_stem, bn1', '1 blocks.0'] and list(F._named(model))[-1] == '8 classifier'
+    assert list(R._named(model))[:2] == ['0 conv_stem, bn1', '1 blocks.0'] and list(R._named(model))[-1] == '8 classifier'

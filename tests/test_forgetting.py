@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import nn
 
-from tlcourse import forgetting as G
-from tlcourse.forgetting import EWC, AccuracyMatrix, Heads, LwF, Replay, Task, cka, class_tasks, distillation, evaluate, fisher, run_tasks, tensors
+from tlcourse.continual import AccuracyMatrix, Heads, Task, class_tasks, dls_tasks, evaluate, fisher, joined, labels, run_tasks, tensors
+from tlcourse.forgetting import EWC, LwF, Replay, cka, distillation
 
 from fastai.callback.core import Callback
 from fastai.learner import Learner, load_learner
@@ -244,16 +244,10 @@ def test_replay_of_pictures_goes_through_batch_transforms():
     learn = Learner(dls, nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 10)), CrossEntropyLossFlat(), cbs=(r := Replay(8)))
     r.end_task()
     assert r.items[0][0].dtype == torch.uint8
-    learn.model.train()
-    learn.training, (x, y) = True, dls.train.one_batch()
-    learn.xb, learn.yb = (x,), (y,)
-    r.before_batch()
-    assert learn.xb[0].shape == (20, 3, 32, 32) and learn.xb[0].dtype == torch.float32 and learn.xb[0][10:].min() < 0
-    again = copy.deepcopy(r.state_dict())
-    r.load_state_dict(again)
-    learn.xb, learn.yb = (x,), (y,)
-    r.before_batch()
-    assert learn.xb[0].dtype == torch.float32 and learn.xb[0][10:].min() < 0
+    for again in range(2): # the second time after saving and loading
+        x, y = next(iter(joined(dls.train, r.items)))
+        assert x.shape == (20, 3, 32, 32) and x.dtype == torch.float32 and x[10:].min() < 0
+        r.load_state_dict(copy.deepcopy(r.state_dict()))
     quiet(learn)
 
 
@@ -325,13 +319,12 @@ def test_saving_and_loading_keeps_them_working(tmp_path):
     assert other.ewc.penalty() > 0
 
 def test_receipt():
-    finetune = pytest.importorskip('tlcourse.finetune')
-    if not hasattr(finetune, 'receipt'): pytest.skip('no receipt')
+    from tlcourse.receipt import receipt
     learn = learned(EWC(1., 10), LwF(1.), Replay(5))
     for p in learn.model[0].requires_grad_(False).parameters(): p.grad = None
     for cb in (learn.ewc, learn.lw_f, learn.replay): cb.end_task()
     before = state(learn.model)
-    with finetune.receipt(learn): quiet(learn)
+    with receipt(learn): quiet(learn)
     after = state(learn.model)
     assert torch.equal(before['0.weight'], after['0.weight']) and not torch.equal(before['3.weight'], after['3.weight'])
 

@@ -356,7 +356,7 @@ def test_wrong_use_says_what_to_do(call, says):
 def test_an_explorer_shows_its_figure_and_draws_it_anew(monkeypatch):
     "As in a live notebook: `interactive_output` itself shows nothing that a function gives back."
     shown, drawn = [], []
-    monkeypatch.setattr(plots, '_live', lambda: True)
+    monkeypatch.setattr(plots, 'live', lambda: True)
     monkeypatch.setattr('IPython.display.display', lambda o, **kw: shown.append(o))
     def draw(a):
         drawn.append(a)

@@ -5,6 +5,7 @@ import pytest, torch
 from torch import nn
 
 from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.schedule import Learner  # with fit_one_cycle, lr_find
 from fastai.callback.tracker import SaveModelCallback
@@ -14,7 +15,8 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.augment import RandTransform
 from timm.layers import DropPath
 
-from tlcourse.finetune import FinetuneError, PrefixCache, frozen_groups, learner
+from tlcourse.learners import FinetuneError, learner
+from tlcourse.prefix import PrefixCache, frozen_groups
 
 
 def net(*middle):
@@ -334,3 +336,235 @@ def test_full_disk(tmp_path, monkeypatch):
                                             (dict(dtype='float16'), 'dtype'), (dict(folder='no/such/place'), 'no folder')])
 def test_arguments(kwargs, message):
     with pytest.raises(FinetuneError, match=message): PrefixCache(**kwargs)
+
+
+# only training uses it, and it leaves nothing behind
+
+def again(learn, epochs=1, n=None):
+    if n is not None: learn.freeze_to(n)
+    with learn.no_bar(), learn.no_logging(): learn.fit(epochs, .01)
+
+
+def test_prediction_never_starts_it(tmp_path):
+    learn = learner(data(), net(), cbs=(cache := PrefixCache()), path=tmp_path)
+    learn.freeze()
+    with learn.no_bar(), learn.no_logging():
+        loss = learn.validate()[0]
+        preds = learn.get_preds()[0]
+    assert cache.computed == 0 and not cache.kept
+    again(learn)
+    count, x = cache.computed, torch.stack([o[0] for o in learn.dls.valid.dataset])
+    with torch.no_grad(): learn.model[0][0].weight.mul_(3)  # kept activations would answer for the old weights
+    with learn.no_bar(), learn.no_logging(): preds = learn.get_preds()[0]
+    assert torch.allclose(preds, learn.model.eval()(x).softmax(1), atol=1e-5) and cache.computed == count and loss > 0
+
+
+def test_predict_after_export_and_load(tmp_path):
+    from fastai.learner import load_learner
+    from tlcourse.data import images
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(4, 10))
+    learn = learner(images('digits', 20, 20, size=8, bs=10), model, cbs=PrefixCache(), path=tmp_path)
+    again(learn, n=-1)
+    learn.export('learner.pkl')
+    assert (tmp_path/'learner.pkl').stat().st_size < 200_000
+    other, item = load_learner(tmp_path/'learner.pkl'), learn.dls.valid_ds.items[0]
+    with learn.no_bar(), other.no_bar(): assert torch.allclose(other.predict(item)[2], learn.predict(item)[2], atol=1e-6)
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError('boom')])
+@pytest.mark.parametrize('event', ['after_pred', 'before_step', 'after_batch', 'before_validate'])
+def test_removed_after_an_interruption_it_leaves_nothing(error, event):
+    class Stop(Callback): pass
+    def stop(self):
+        if self.epoch == 1 and (event != 'after_pred' or not self.training): raise error
+    setattr(Stop, event, stop)
+    model = net()
+    learn = learner(data(), model, cbs=[cache := PrefixCache(), Stop()])
+    learn.freeze()
+    kinds = {k: type(v) for k,v in vars(learn).items() if callable(v)}
+    with pytest.raises(type(error) if isinstance(error, Exception) else error), learn.no_bar(), learn.no_logging(): learn.fit(3)
+    assert learn.model is model and {k: type(v) for k,v in vars(learn).items() if callable(v)} == kinds | dict(progress=ProgressCallback)
+    x = torch.stack([o[0] for o in learn.dls.valid.dataset])
+    for remove in (False, True):
+        if remove: learn.remove_cbs([cache, next(cb for cb in learn.cbs if isinstance(cb, Stop))])
+        with learn.no_bar(), learn.no_logging(): preds = learn.get_preds(dl=learn.dls.valid)[0]
+        assert torch.allclose(preds, model.eval()(x).softmax(1), atol=1e-5)
+    again(learn)
+    assert learn.dls.train.one_batch()[0].shape == (4, 3, 8, 8)
+
+
+def test_modes_are_put_back():
+    "The pass runs in evaluation mode; what training mode finds afterwards is what it would find without the cache."
+    class Look(Callback):
+        def before_backward(self): self.seen = {type(m).__name__: m.training for m in whole[-1].modules()}
+    seen = []
+    for cbs in ([], [PrefixCache()]):
+        learn = learner(data(), whole := net(), cbs=[*cbs, look := Look()])
+        again(learn, n=-1)
+        seen.append((look.seen, {k: m.training for k,m in learn.model.named_modules()}))
+    assert seen[0][0] == seen[1][0] and seen[0][0]['Dropout']
+    assert seen[0][1] == seen[1][1]
+
+
+# what is kept is what a fresh run gives
+
+def same_as_fresh(change, dls=None, rerun=True, n=-1, **kwargs):
+    "After `change(learn)`, the next fit is that of a learner that kept nothing; returns how many passes of groups it took."
+    learns = []
+    for kept in (True, False):
+        cache = PrefixCache(**kwargs)
+        learn, _ = fitted(cache, (n,), dls=data(n=21) if dls is None else dls())
+        if not kept: cache.kept = {}
+        before = cache.computed
+        change(learn)
+        learn.dls.train.rng = random.Random(8)
+        torch.manual_seed(4)
+        again(learn)
+        learns.append((learn, cache.computed - before))
+    assert_same(learns[0][0].model, learns[1][0].model)
+    assert list(learns[0][0].recorder.values[-1]) == pytest.approx(list(learns[1][0].recorder.values[-1]), abs=1e-5)
+    assert (learns[0][1] > 0) == rerun
+    return learns[0][1]
+
+
+def picture(learn):
+    x, y = learn.dls.train.dataset[5]
+    x.mul_(-3.)
+
+def label(learn):
+    x, y = learn.dls.train.dataset[7]
+    y.fill_((y + 1) % 3)
+
+def activation(learn): learn.model[1][2] = nn.Sigmoid()
+def slope(learn): learn.model[1][2].forward = nn.functional.silu
+def eps(learn): learn.model[0][1].eps = .5
+def stride(learn): learn.model[0][0].padding = (2, 2)
+def weight(learn): learn.model[0][0].weight.data.add_(.1)
+def hook(learn): learn.model[1].register_forward_hook(lambda m, args, out: out*2)
+def nothing(learn): pass
+
+@pytest.mark.parametrize('change', [picture, label, activation, slope, eps, weight, hook])
+def test_a_change_between_fits_is_seen(change): same_as_fresh(change)
+
+
+def test_what_did_not_change_is_used_again():
+    assert same_as_fresh(lambda learn: None, rerun=False) == 0
+
+
+class Scale:
+    "A transform with a setting."
+    def __init__(self, by): self.by = by
+    def __call__(self, b): return (b[0]*self.by, *b[1:]) if isinstance(b, tuple) else b*self.by if b.is_floating_point() else b
+
+class Brighter(RandTransform):
+    "No RandTransform in evaluation; here with a setting."
+    split_idx = 1
+    def __init__(self, by): super().__init__(); self.by = by
+    def encodes(self, x: torch.Tensor): return x*self.by if x.ndim > 1 else x
+
+def test_a_setting_of_a_transform():
+    from fasttransform import Transform
+    class Times(Transform):
+        def __init__(self, by): self.by = by
+        def encodes(self, x: torch.Tensor): return x*self.by if x.ndim > 1 else x
+    dls = lambda: data(after_batch=[Times(2.)])
+    def change(learn): learn.dls.train.after_batch.fs[0].by = .5
+    same_as_fresh(change, dls)
+    def replace(learn): learn.dls.train.after_batch.fs[:] = [Times(-1.)]
+    same_as_fresh(replace, dls)
+    def added(learn): learn.dls.train.after_batch.add(Times(3.))
+    same_as_fresh(added, dls)
+
+
+def test_a_global_that_the_network_reads():
+    "Neither weights nor settings change; the items that are asked again do."
+    class Power(nn.Module):
+        def forward(self, x): return x*POWER[0]
+    global POWER
+    POWER = [1.]
+    def fit(cbs):
+        POWER[0] = 1.
+        model = nn.Sequential(Power(), *net())
+        learn, _ = fitted(cbs, model=model)
+        POWER[0] = 2.
+        again(learn)
+        return learn
+    assert_same(fit([]).model, fit(PrefixCache()).model)
+
+
+def test_autocast_is_part_of_what_is_kept():
+    "Under bfloat16 the frozen groups give what they give without the cache there, and what was kept in float32 is not used."
+    def fit(cbs, low):
+        learn, _ = fitted(cbs)
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=low): again(learn)
+        return learn
+    low, cached, full = fit([], True), fit(cache := PrefixCache(), True), fit([], False)
+    gap = lambda a, b: max((x - y).abs().max().item() for x,y in zip(a.model[-1].parameters(), b.model[-1].parameters()))
+    assert gap(low, cached) < .2*gap(low, full) and cache.computed == 2*32*4
+    assert cache.kept[cached.dls.train].h[4].dtype == torch.bfloat16
+
+
+def test_a_bfloat16_network():
+    class Float(nn.Module):
+        def forward(self, x): return x.float()
+    dls, model = data(after_batch=[lambda x: x.bfloat16() if x.is_floating_point() else x]), net().bfloat16()
+    dls.valid.after_batch, model[4] = dls.train.after_batch, nn.Sequential(Float(), net()[4])
+    learn, _ = fitted(cache := PrefixCache(), dls=dls, model=model, epochs=1)
+    assert cache.kept[dls.train].h[4].dtype == torch.bfloat16
+    count = cache.computed
+    again(learn)
+    assert cache.computed == count
+    again(learn, n=-2)
+
+
+@pytest.mark.parametrize('m', [nn.BatchNorm2d(8, affine=False), nn.InstanceNorm2d(8, affine=True, track_running_stats=True)])
+def test_other_statistics_in_the_frozen_groups(m):
+    def fit(cbs):
+        gen = torch.Generator().manual_seed(2)
+        m.running_mean.normal_(generator=gen), m.running_var.fill_(2.)
+        model = net(copy.deepcopy(m))
+        return fitted(cbs, (-1, -2), model=model)[0]
+    assert_same(fit([]).model, fit(PrefixCache()).model)
+
+
+def test_compiled_and_parallel_networks():
+    whole = fitted([])[0].model
+    assert_same(whole, fitted(PrefixCache(), model=nn.DataParallel(net()))[0].model.module)
+
+
+# views
+
+def drawn(views, epochs, fits=1):
+    "Which view of item 0 each epoch saw."
+    class Look(Callback):
+        def before_batch(self):
+            if self.training: seen[-1].append(self.xb[0].clone())
+        def before_epoch(self): seen.append([])
+    seen, dls = [], data(after_batch=[Noise()])
+    learn = learner(dls, net(), cbs=[cache := PrefixCache(views=views), Look()])
+    for _ in range(fits): again(learn, epochs, n=-1)
+    h = cache.kept[dls.train].h[4][:, 0]
+    rows = [torch.cat(o) for o in seen]
+    return [[v for v in range(views) if any(torch.equal(r, h[v]) for r in row)] for row in rows], cache
+
+def test_each_epoch_draws_its_own_views():
+    views, _ = drawn(4, 12)
+    views = [tuple(o) for o in views if o]  # the last batch is dropped
+    assert len(views) >= 8 and len(set(views)) >= 3, views
+
+def test_a_second_fit_draws_others():
+    views, cache = drawn(4, 6, fits=2)
+    assert views[:6] != views[6:] and cache.computed == (4*22 + 10)*4, 'the views are kept from fit to fit'
+
+def test_items_of_a_batch_do_not_share_their_view():
+    class Look(Callback):
+        def before_batch(self):
+            if self.training: seen.append(self.xb[0].clone())
+    seen, dls = [], data(after_batch=[Noise()])
+    learn = learner(dls, net(), cbs=[cache := PrefixCache(views=4), Look()])
+    again(learn, 2, n=-1)
+    h = cache.kept[dls.train].h[4]
+    views = [[next(v for v in range(4) if (h[v] == r).all(1).any()) for r in batch] for batch in seen]
+    assert any(len(set(o)) > 1 for o in views)
+    assert views[:5] != views[5:], 'each epoch draws anew, whatever the order of items'

@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    from fastai.callback.core import Callback, CancelFitException, CancelValidException
+    from fastai.callback.core import Callback, CancelFitException, CancelStepException, CancelValidException
     from fastai.callback.schedule import Learner
     from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
     from fastai.callback.training import GradientAccumulation, GradientClip
@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from fastai.optimizer import SGD, Adam, OptimWrapper
 
 from tlcourse.backbones import BackboneError
-from tlcourse.finetune import parameter_groups
+from tlcourse.learners import parameter_groups
 from tlcourse.regularize import L2SP, KeepBest
 
 torch.manual_seed(0)
@@ -61,11 +61,14 @@ def formula(model, anchor, alpha, beta):
     return out
 
 
+def coupled(*args, **kwargs): return L2SP(*args, decoupled=False, **kwargs)
+
+
 @pytest.mark.parametrize('bn', [False, True])
 def test_gradient_is_that_of_the_formula(bn):
     model = toy(bn)
     anchor = {k: torch.randn_like(v) if v.is_floating_point() else v for k,v in model.state_dict().items()}
-    twin, grads, l2sp = deepcopy(model), Grads(), L2SP(.7, .3, anchor)
+    twin, grads, l2sp = deepcopy(model), Grads(), coupled(.7, .3, anchor)
     make(model).fit(1, cbs=[l2sp, grads])
     (nn.MSELoss()(twin(X), Y) + formula(twin, anchor, .7, .3)).backward()
     for g,p in zip(grads.all[0], twin.parameters()): assert torch.allclose(g, p.grad, atol=1e-6)
@@ -82,7 +85,8 @@ def test_penalty_is_the_formula_and_a_metric():
     assert learn.recorder.values[-1][-1] == pytest.approx(l2sp.penalty().item(), rel=1e-5)
 
 
-def test_on_a_quadratic_the_optimum_is_the_closed_form():
+@pytest.mark.parametrize('decoupled', [True, False])
+def test_on_a_quadratic_the_optimum_is_the_closed_form(decoupled):
     "loss h/2 (θ - t)² has its optimum with L2-SP at (h t + alpha θ₀)/(h + alpha), the head's at h t/(h + beta)."
     class Weight(nn.Module):
         def __init__(self, v): super().__init__(); self.w = nn.Parameter(torch.tensor(v))
@@ -92,16 +96,17 @@ def test_on_a_quadratic_the_optimum_is_the_closed_form():
     loss = lambda *_: (h/2*(model[0].w - t)**2).sum() + (h/2*(model[1].w - u)**2).sum()
     learn = make(model)
     learn.loss_func = loss
-    learn.fit(400, .3, wd=5., cbs=L2SP(.8, .4))
+    learn.fit(400, .3, wd=5., cbs=L2SP(.8, .4, decoupled=decoupled))
     assert torch.allclose(model[0].w, (h*t + .8*torch.tensor([1., -2.]))/(h + .8), atol=1e-4)
     assert torch.allclose(model[1].w, h*u/(h + .4), atol=1e-4)
 
 
+@pytest.mark.parametrize('decoupled', [True, False])
 @pytest.mark.parametrize('opt', [SGD, Adam])
-def test_no_strength_is_naive_training_exactly(opt):
+def test_no_strength_is_naive_training_exactly(opt, decoupled):
     a, b = make(opt_func=opt, bs=4), make(opt_func=opt, bs=4)
     a.fit(3, wd=0.)
-    b.fit(3, cbs=L2SP(0, 0))
+    b.fit(3, cbs=L2SP(0, 0, decoupled=decoupled))
     assert same(state(a.model), state(b.model))
 
 
@@ -204,12 +209,13 @@ def test_lr_find_leaves_all_as_it_was(tmp_path):
     assert same(learn.l2_sp.anchor, {k: v for k,v in before.items() if not k.startswith('2.')})
 
 
-def test_weight_decay_does_not_shrink_what_sits_at_its_anchor():
+@pytest.mark.parametrize('decoupled', [True, False])
+def test_weight_decay_does_not_shrink_what_sits_at_its_anchor(decoupled):
     "Where the loss is flat, decay would pull toward zero; under L2-SP the body stays where it is, exactly."
     learn = make()
     learn.loss_func = lambda pred, y: 0.*pred.sum()
     before = state(learn.model)
-    learn.fit(5, wd=.5, cbs=L2SP(1., .5))
+    learn.fit(5, wd=.5, cbs=L2SP(1., .5, decoupled=decoupled))
     after = state(learn.model)
     assert all(torch.equal(before[k], after[k]) for k in before if not k.startswith('2.'))
     assert torch.allclose(after['2.weight'], before['2.weight']*(1 - .1*.5)**5)
@@ -219,7 +225,7 @@ def test_with_accumulation_and_clipping_it_is_still_the_formula():
     model, grads = toy(), Grads()
     anchor = {k: torch.randn_like(v) for k,v in model.state_dict().items()}
     twin = deepcopy(model)
-    make(model, bs=4).fit(1, cbs=[L2SP(.7, .3, anchor), GradientAccumulation(12), GradientClip(.5), grads])
+    make(model, bs=4).fit(1, cbs=[coupled(.7, .3, anchor), GradientAccumulation(12), GradientClip(.5), grads])
     assert len(grads.all) == 1
     (nn.MSELoss()(twin(X), Y) + formula(twin, anchor, .7, .3)).backward()
     nn.utils.clip_grad_norm_(twin.parameters(), .5)
@@ -236,7 +242,7 @@ def test_under_loss_scaling_it_is_still_the_formula():
     model, grads = toy(), Grads()
     anchor = {k: torch.randn_like(v) for k,v in model.state_dict().items()}
     twin = deepcopy(model)
-    make(model).fit(1, cbs=[L2SP(.7, .3, anchor), Scale(), grads])
+    make(model).fit(1, cbs=[coupled(.7, .3, anchor), Scale(), grads])
     (nn.MSELoss()(twin(X), Y) + formula(twin, anchor, .7, .3)).backward()
     for g,p in zip(grads.all[0], twin.parameters()): assert torch.allclose(g, p.grad, atol=1e-6)
 
@@ -247,7 +253,7 @@ def test_with_another_penalty_gradients_add():
             if self.training: self.learn.loss_grad = self.loss_grad + self.model[0][0].weight.sum()
     model, grads = toy(), Grads()
     twin = deepcopy(model)
-    make(model).fit(1, cbs=[Other(), L2SP(0., .3), grads])
+    make(model).fit(1, cbs=[Other(), coupled(0., .3), grads])
     (nn.MSELoss()(twin(X), Y) + twin[0][0].weight.sum() + formula(twin, state(twin), 0., .3)).backward()
     for g,p in zip(grads.all[0], twin.parameters()): assert torch.allclose(g, p.grad, atol=1e-6)
 
@@ -305,6 +311,114 @@ def test_a_refused_fit_keeps_weight_decay():
     learn = make(opt_func=Adam)
     with pytest.raises(ValueError): learn.fit(1, cbs=L2SP(anchor={'a': X}))
     assert wds(learn) == [.01]*3
+
+
+# The decoupled form
+
+def flat(model): return lambda *_: 0.*sum(p.sum() for p in model.parameters())
+
+def torch_adamw(params, lr): return OptimWrapper(params, torch.optim.AdamW, lr=lr, weight_decay=0.)
+
+OPTS = pytest.mark.parametrize('opt', [SGD, Adam, torch_adamw], ids=['SGD', 'Adam', 'AdamW of torch'])
+
+def pulled(alpha, opt, decoupled, steps=1, lr=.1, start=2., beta=None):
+    "Where weights that start at 2 end, with their anchor (and the head's zero) at 0 and nothing to learn."
+    learn = make(opt_func=opt)
+    learn.loss_func = flat(learn.model)
+    with torch.no_grad():
+        for p in learn.model.parameters(): p.fill_(start)
+    zeros = {k: torch.zeros_like(v) for k,v in learn.model.state_dict().items()}
+    learn.fit(steps, lr, cbs=L2SP(alpha, alpha if beta is None else beta, zeros, decoupled=decoupled))
+    return learn.model
+
+
+@OPTS
+@pytest.mark.parametrize('alpha', [.01, .1, 2.])
+def test_repeated_pull_is_the_closed_form(opt, alpha):
+    "After n steps at rate lr the distance is (1 - lr alpha)^n of what it was."
+    model = pulled(alpha, opt, True, steps=7, beta=alpha/2)
+    assert model[0][0].weight.unique().item() == pytest.approx(2*(1 - .1*alpha)**7, rel=1e-5)
+    assert model[2].weight.unique().item() == pytest.approx(2*(1 - .1*alpha/2)**7, rel=1e-5)
+
+
+def test_coupled_under_adam_has_no_strength_and_every_other_form_has():
+    "One step from 2 toward 0: the strength counts, but for the coupled form under Adam, where it is 1.9 for .01, .1 and 10 alike."
+    at = lambda opt, decoupled: [pulled(a, opt, decoupled)[0][0].weight[0, 0].item() for a in (.01, .1, 10.)]
+    assert at(Adam, False) == pytest.approx([1.9]*3, abs=2e-3)
+    for opt,decoupled in ((SGD, False), (SGD, True), (Adam, True)): assert at(opt, decoupled) == pytest.approx([2*(1 - .1*a) for a in (.01, .1, 10.)], abs=1e-6)
+
+
+def test_the_default_does_something_under_adam():
+    a, b, far = make(opt_func=Adam), make(opt_func=Adam), []
+    start = state(a.model)
+    a.fit(20, .01, wd=0.)
+    b.fit(20, .01, cbs=L2SP())
+    far = [sum((l.model.state_dict()[k] - start[k]).square().sum() for k in start if not k.startswith('2.')).sqrt().item() for l in (a, b)]
+    assert far[1] < .7*far[0] and b.model[2].weight.norm() < a.model[2].weight.norm()
+
+
+@pytest.mark.parametrize('bs', [12, 4])
+def test_with_its_anchor_at_zero_it_is_adamw(bs):
+    "Weight for weight, over many steps with momentum, against torch's own AdamW and its weight decay."
+    a = make(bs=bs, opt_func=lambda params, lr: OptimWrapper(params, torch.optim.AdamW, lr=lr))
+    b = make(bs=bs, opt_func=torch_adamw)
+    zeros = {k: torch.zeros_like(v) for k,v in b.model.state_dict().items()}
+    a.fit(5, .02, wd=.4)
+    b.fit(5, .02, cbs=L2SP(.4, .4, zeros))
+    for p,q in zip(a.model.parameters(), b.model.parameters()): torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_each_group_is_pulled_at_its_own_rate():
+    learn = make(opt_func=Adam)
+    learn.loss_func = flat(learn.model)
+    start = state(learn.model)
+    anchor = {k: torch.zeros_like(v) for k,v in start.items()}
+    learn.fit(1, np.array([.01, .1, .2]), cbs=L2SP(2., .5, anchor))
+    for k,factor in (('0.0.weight', 1 - .02), ('1.weight', 1 - .2), ('2.weight', 1 - .1)):
+        torch.testing.assert_close(learn.model.state_dict()[k], start[k]*factor)
+
+
+def test_a_huge_strength_holds_and_never_overshoots():
+    learn = make()
+    start = state(learn.model)
+    learn.fit(5, cbs=L2SP(1e6, 1e6))
+    for k,v in learn.model.state_dict().items(): assert (v - (0 if k.startswith('2.') else start[k])).abs().max() < .1 # one step's worth
+
+
+def test_accumulated_steps_pull_once_and_cancelled_ones_not():
+    class Cancel(Callback):
+        order = 20
+        def before_step(self): raise CancelStepException
+    for cb,times in ((GradientAccumulation(12), 1), (Cancel(), 0)):
+        learn = make(bs=4, opt_func=Adam)
+        learn.loss_func = flat(learn.model)
+        start = state(learn.model)
+        learn.fit(1, cbs=[L2SP(1., 1., {k: torch.zeros_like(v) for k,v in start.items()}), cb])
+        for k,v in learn.model.state_dict().items(): torch.testing.assert_close(v, start[k]*.9**times)
+
+
+def test_what_is_frozen_is_not_pulled():
+    learn = make(opt_func=Adam)
+    learn.freeze_to(1)
+    before = state(learn.model)
+    learn.fit(2, cbs=L2SP(5., 1., {k: torch.zeros_like(v) for k,v in before.items()}))
+    assert all(torch.equal(v, before[k]) for k,v in learn.model.state_dict().items() if k.startswith('0.'))
+
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda m: torch.compile(m, backend='eager')], ids=['DataParallel', 'compiled'])
+@pytest.mark.parametrize('decoupled', [True, False])
+def test_a_wrapped_model_trains_as_the_bare_one(wrap, decoupled):
+    "With the anchor's names bare or as the wrapper writes them; DataParallel without a GPU hands on to the module."
+    bare, anchor = make(opt_func=Adam), {k: v + .1 for k,v in toy().state_dict().items()}
+    bare.fit(3, cbs=L2SP(.5, .1, anchor, decoupled))
+    model = wrap(toy())
+    prefix = next(iter(model.state_dict())).partition('.')[0]
+    for names in (anchor, {f'{prefix}.{k}': v for k,v in anchor.items()}):
+        twin = toy()
+        learn = make(wrap(twin), opt_func=Adam)
+        learn.fit(3, cbs=(l2sp := L2SP(.5, .1, names, decoupled)))
+        for k,v in bare.model.state_dict().items(): torch.testing.assert_close(twin.state_dict()[k], v)
+        assert set(l2sp.anchor) == set(anchor)
 
 
 # KeepBest

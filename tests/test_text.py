@@ -1,6 +1,7 @@
 "Encoders against Transformers' own, features, fine-tuning, attribution."
-import pickle, subprocess, sys, warnings
+import json, os, pickle, subprocess, sys, warnings
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -143,6 +144,13 @@ def test_forward_refuses(tiny):
     fails(lambda: m(torch.zeros(2, 3)), 'whole numbers', 'float32')
     fails(lambda: m(torch.ones(1, 21, dtype=torch.long)), '21 tokens', '20 at most')
 
+@pytest.mark.parametrize('kind', ['bert', 'roberta', 'mpnet', 'distilbert', 'albert'])
+def test_the_longest_text_is_known(tmp_path, kind):
+    "RoBERTa and MPNet count places from behind the number of their padding token: of 22 rows of their table 20 are for tokens."
+    m = T.load(make(tmp_path, kind))
+    assert m(torch.full((1, 20), 7)).isfinite().all()
+    fails(lambda: m(torch.full((1, 21), 7)), '21 tokens', '20 at most')
+
 def test_without_the_extra():
     code = "import sys; sys.modules['transformers'] = None\ntry: import tlcourse.text\nexcept ImportError as e: print(e)"
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
@@ -220,7 +228,8 @@ def test_views(tiny, home):
 # ---- fine-tuning
 
 def fitted(tiny, cbs=(), epochs=2, k=1):
-    from tlcourse.finetune import gradual_unfreeze, learner
+    from tlcourse.finetune import gradual_unfreeze
+    from tlcourse.learners import learner
     dls = C.texts(sentences(120), 60, 40, bs=8, **on(tiny))
     torch.manual_seed(0)
     learn = learner(dls, T.load(tiny, 2), cbs=cbs)
@@ -234,13 +243,14 @@ def test_learner_freezes_and_learns(tiny):
     with learn.no_bar(): assert learn.validate(dl=learn.dls.train)[1] > .9 and len(learn.opt.param_lists) == 6
 
 def test_prefix_cache_changes_nothing(tiny):
-    from tlcourse.finetune import PrefixCache
+    from tlcourse.prefix import PrefixCache
     a, b = fitted(tiny), fitted(tiny, cache := PrefixCache(ahead=3))
     for (k, p), q in zip(a.model.state_dict().items(), b.model.state_dict().values()): torch.testing.assert_close(p, q, atol=2e-4, rtol=1e-3, msg=k)
     assert cache.computed == 5*100
 
 def test_dropout_below_is_refused(tiny):
-    from tlcourse.finetune import FinetuneError, PrefixCache, learner
+    from tlcourse.learners import FinetuneError, learner
+    from tlcourse.prefix import PrefixCache
     learn = learner(C.texts(sentences(120), 60, 40, bs=8, **on(tiny)), T.load(tiny, 2, dropout=.1), cbs=PrefixCache())
     learn.freeze()
     with learn.no_bar(), learn.no_logging(), pytest.raises(FinetuneError, match='Dropout'): learn.fit(1)
@@ -274,3 +284,25 @@ def test_attribution_of_a_bag_of_words_is_exact(tiny):
     np.testing.assert_allclose(f.effect, (h@m[-1].weight[0]/4).detach(), atol=1e-5)
     assert f.effect[0] == f.effect[3] == 0 and f.token[2] == 'cat'
     fails(lambda: T.attribution(T.load(tiny), 'the cat'), 'head')
+
+
+# ---- the recipe
+
+def test_the_recipe_as_a_script(tmp_path):
+    "On a csv of one's own, in an empty folder, with nothing of the lesson but the recipe's cell."
+    try: assets.fetch('minilm', progress=False)
+    except assets.AssetError as e: pytest.skip(str(e))
+    nb = json.loads((Path(__file__).parent.parent/'nbs'/'lessons'/'08_text.ipynb').read_text(encoding='utf-8'))
+    recipe, = [s for c in nb['cells'] if (s := ''.join(c['source'])).startswith('#| label: lst-recipe')]
+    _, first, *rest = recipe.splitlines()
+    assert first.startswith("data, text, label, seed = 'bbc', 'text', 'label', 0"), first
+    rows = [(f'{["A splendid", "An awful"][i%2]} {w}, which I {["loved", "hated"][i%2]}{"!"*(i//20)}', ['good', 'bad'][i%2])
+            for i,w in enumerate('film play book concert album series show novel song opera'.split()*4)]
+    pd.DataFrame(rows, columns=['review', 'mood']).to_csv(tmp_path/'mine.csv', index=False)
+    script = '\n'.join(["data, text, label, seed = 'mine.csv', 'review', 'mood', 0", *rest]).replace('n_train=100, n_valid=200, ', '')
+    script = script.replace("'Shares fell after the profit warning.', 'The cup final was decided by a penalty.'", "'I loved this splendid play.', 'What an awful song.'")
+    (tmp_path/'recipe.py').write_text(script, encoding='utf-8')
+    out = subprocess.run([sys.executable, '-W', 'ignore', 'recipe.py'], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8',
+                         env=os.environ | dict(PYTHONPATH=str(Path(T.__file__).parent.parent), PYTHONUTF8='1', CUDA_VISIBLE_DEVICES=''))
+    assert out.returncode == 0, out.stderr[-600:]
+    assert out.stdout.strip().splitlines()[-1] == "['good', 'bad']" and (tmp_path/'texts.pt').exists()

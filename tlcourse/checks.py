@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_data_path
 
-from .core import document
+from .core import document, live
 
 # %% ../nbs/foundations/checks.ipynb #3685f180
 _log = logging.getLogger(__name__)
@@ -307,14 +307,6 @@ class Question:
         return Result('correct' if option in self.right else 'incorrect', self.text, (self.right | self.wrong)[option])
 
 # %% ../nbs/foundations/checks.ipynb #c268cc51
-def _live() -> bool:
-    "Whether somebody sits at the notebook and has widgets: a headless run cannot answer `input()`."
-    try:
-        import ipywidgets
-        from IPython import get_ipython
-    except ImportError: return False
-    return bool(getattr(getattr(get_ipython(), 'kernel', None), '_allow_stdin', False))
-
 _style = """.tlcourse-quiz .widget-radio-box label {
     display: flex; flex-direction: row-reverse; justify-content: flex-end; gap: 8px; height: auto; white-space: normal }"""
 
@@ -377,10 +369,10 @@ class Quiz:
         return f"<p><b>Quiz {self.id}.</b> Open the option that you would choose.</p><ol>{''.join(items)}</ol>"
 
     def _repr_mimebundle_(self, **kwargs):
-        return (self.widget._repr_mimebundle_() if _live() else {}) | {'text/html': self._repr_html_(), 'text/plain': repr(self)}
+        return (self.widget._repr_mimebundle_() if live() else {}) | {'text/html': self._repr_html_(), 'text/plain': repr(self)}
 
     def _ipython_display_(self):
-        if not _live(): raise NotImplementedError   # IPython then takes the bundle
+        if not live(): raise NotImplementedError   # IPython then takes the bundle
         from IPython.display import HTML, display
         display(self._repr_mimebundle_(), raw=True)
         display(HTML('<small>No buttons? Run this cell again.</small>'))

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 'unknown', 'course_path', 'front_matter',
-           'Lesson', 'read_notebook', 'lessons', 'find_lesson', 'directive', 'table', 'megabytes', 'duration',
-           'download_size', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run', 'figures',
-           'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place', 'copy_course',
-           'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'check_python', 'check_packages',
-           'check_machine', 'check_jupyter', 'check_cache', 'check_index', 'check_torch', 'findings', 'cmd_doctor',
+           'Lesson', 'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
+           'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
+           'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place',
+           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'check_python',
+           'check_packages', 'check_machine', 'check_jupyter', 'check_cache', 'check_index', 'check_torch',
+           'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings', 'cmd_doctor',
            'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
-import argparse, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
+import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
-from .core import document, TLCourseError
+from .core import TLCourseError, document, listing
 
 # %% ../nbs/foundations/cli.ipynb #f1baf66f
 class CommandError(TLCourseError):
@@ -115,16 +116,17 @@ def directive(
     return m[1] if m else ''
 
 # %% ../nbs/foundations/cli.ipynb #0c4dbe23
+def screen() -> int: return shutil.get_terminal_size((80, 24)).columns # characters a line; 80 where no terminal says
+
 def table(
     head: list,       # column titles
     rows: list,       # of lists of str, one for each column
     width: int = 0,   # characters a line; 0 asks the terminal
 ) -> str:
-    "Text in aligned columns; the widest wraps if a line would be longer than `width`."
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    "Text in aligned columns; the widest wrap if a line would be longer than `width`."
+    width = width or screen()
     w = [max(map(len, c)) for c in zip(head, *rows)]
-    i = w.index(max(w))
-    w[i] = max(min(w[i], 12), w[i] - max(0, sum(w) + 2*len(w) - 2 - width))
+    while sum(w) + 2*len(w) - 2 > width and max(w) > 8: w[w.index(max(w))] -= 1
     def wrapped(row): return zip_longest(*(textwrap.wrap(v, n) or [''] for v,n in zip(row, w)), fillvalue='')
     return '\n'.join('  '.join(v.ljust(n) for v,n in zip(line, w)).rstrip() for row in (head, *rows) for line in wrapped(row))
 
@@ -142,15 +144,20 @@ def download_size(assets) -> int:
     "Bytes that have to be downloaded for these assets, whatever is in the cache."
     return sum({a.sha256: a.size for a in assets}.values())
 
-def missing(assets) -> list:
+def total(assets) -> str: return f"{len(assets)} asset{'s'*(len(assets) != 1)}, {megabytes(download_size(assets))}"
+
+def missing(
+    assets,
+    full=False, # read every byte of what is there?
+) -> list:
     "Those of `assets` that the cache does not have, or not whole."
     from tlcourse.assets import problems
-    return [a for a in assets if problems(a)]
+    return [a for a in assets if problems(a, full)]
 
 def find_assets(names) -> list:
     "The assets that lessons or assets called `names` need, each once."
-    from tlcourse.assets import catalog
-    known = {a.name: a for a in catalog()}
+    from tlcourse.assets import all_assets
+    known = {a.name: a for a in all_assets()}
     def expand(name):
         if name in known: return [name]
         try: return find_lesson(name).assets
@@ -160,18 +167,23 @@ def find_assets(names) -> list:
     return [known[o] for o in wanted]
 
 # %% ../nbs/foundations/cli.ipynb #2b3c8e74
-def fetch_assets(assets) -> int: # how many could not be fetched
+def fetch_assets(
+    assets,
+    force=False, # download again what is good already?
+) -> tuple:      # those that were downloaded, and those that could not be
     "Fetch each of `assets` and say what came of it, a line each; one that fails does not stop the others."
-    from tlcourse.assets import AssetError, fetch
-    failed = 0
+    from tlcourse.assets import AssetError, fetch, offline
+    todo, done, failed = list(assets) if force else missing(assets, full=True), [], []
+    if todo and not offline(): print(f'{total(todo)} to download', flush=True)
     for a in assets:
-        state = 'fetched' if missing([a]) else 'cached'
-        try: fetch(a.name, progress=sys.stderr.isatty())
+        try: fetch(a.name, force=force and all(a.sha256 != o.sha256 for o in done))
         except AssetError as e:
-            failed += 1
+            failed.append(a)
             print(f'tlcourse: {e}', file=sys.stderr)
-        else: print(f'{a.name:<20}{megabytes(a.size):>8}  {state}', flush=True)
-    return failed
+            continue
+        if a in todo: done.append(a)
+        print(f"{a.name:<20}{megabytes(a.size):>8}  {'fetched' if a in todo else 'cached'}", flush=True)
+    return done, failed
 
 # %% ../nbs/foundations/cli.ipynb #03a67751
 def execute(
@@ -298,7 +310,7 @@ def labelled_text(
 # %% ../nbs/foundations/cli.ipynb #ee850f44
 def run_lessons(chosen, out, profile='') -> list[Run]:
     "Fetch what the lessons need, run them one after the other, and say what failed as soon as it does."
-    fetch_assets(missing(find_assets(o for l in chosen for o in l.assets)))
+    fetch_assets(missing(find_assets(o for l in chosen for o in l.assets), full=True))
     res = []
     for l in chosen:
         lack = ', '.join(a.name for a in missing(find_assets(l.assets)))
@@ -386,22 +398,24 @@ def cmd_lab(args) -> int:
 
 # %% ../nbs/foundations/cli.ipynb #17cfd11f
 def cmd_lessons(args) -> int:
-    from tlcourse.assets import catalog
+    from tlcourse.assets import all_assets
     from tlcourse.checks import summary
-    known = {a.name: a for a in catalog()}
+    known = {a.name: a for a in all_assets()}
     def row(l):
         mine = [known[o] for o in l.assets if o in known]
         size, todo = download_size(mine), download_size(missing(mine))
         state = 'none' if not size else f'{megabytes(size)}, cached' if not todo else \
             megabytes(size) if todo==size else f'{megabytes(size)}, {megabytes(todo)} to go'
-        return [l.number, l.title, str(l.minutes), state, ', '.join(l.assets), summary(l.path)]
-    print(table(['No', 'Lesson', 'Minutes', 'Download', 'Assets', 'Your progress'], [row(l) for l in lessons()]))
+        return [l.number, l.title, str(l.minutes), state, summary(l.path), ', '.join(l.assets)]
+    some = slice(None if screen() >= 110 else -1) # without the names of assets in a narrow terminal
+    print(table(['No', 'Lesson', 'Minutes', 'Download', 'Your progress', 'Assets'][some], [row(l)[some] for l in lessons()]))
     return 0
 
 # %% ../nbs/foundations/cli.ipynb #2d9e2c9e
 def cmd_fetch(args) -> int:
-    from tlcourse.assets import catalog, home, problems
-    everything = list(catalog())
+    from tlcourse.assets import all_assets, home, problems
+    everything = all_assets()
+    if args.force and not args.name and not args.all: raise CommandError('say what to fetch again, or give --all; `tlcourse fetch` lists it.', 2)
     if not args.name and not args.all:
         def state(a): return ('not fetched' if p == ['not in the cache'] else f'damaged: {p[0]}') if (p := problems(a)) else 'cached'
         rows = [[a.name, a.kind, megabytes(a.size), state(a), a.licence] for a in everything]
@@ -409,12 +423,10 @@ def cmd_fetch(args) -> int:
         print(f'\nCache: {home()}\n{megabytes(download_size(missing(everything)))} not fetched; `{me()} fetch NAME...` or `--all` fetches.')
         return 0
     wanted = everything if args.all else find_assets(args.name)
-    todo = missing(wanted)
-    failed = fetch_assets(wanted)
-    got = download_size(todo) - download_size(missing(todo))
-    print(f'{len(wanted)} assets, {megabytes(download_size(wanted))}; downloaded {megabytes(got)}; cache: {home()}')
-    if failed: print(f'tlcourse: {failed} of {len(wanted)} could not be fetched.', file=sys.stderr)
-    return int(failed > 0)
+    done, failed = fetch_assets(wanted, args.force)
+    print(f'{total(wanted)}; downloaded {megabytes(download_size(done))}; cache: {home()}')
+    if failed: print(f'tlcourse: {len(failed)} of {len(wanted)} could not be fetched.', file=sys.stderr)
+    return int(bool(failed))
 
 # %% ../nbs/foundations/cli.ipynb #ac0bf9f8
 def recipe(lesson: Lesson) -> str:
@@ -469,17 +481,18 @@ def check_packages():
     if other: yield note('versions', _some(other), f'if a lesson fails: {_python()} -m pip install -c "{f}" tlcourse')
     elif pins: yield ok('versions', f'those last tested together ({len(pins)})')
 
+# %% ../nbs/foundations/cli.ipynb #ee5fcf25
 def check_machine():
     "Cores, memory and room on the disk."
     import psutil
-    from tlcourse.assets import catalog, home
+    from tlcourse.assets import all_assets, home
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     if cores > 1: yield ok('cores', str(cores))
     else: yield note('cores', '1', 'expect twice the minutes that `tlcourse lessons` says')
     free = psutil.virtual_memory().available
     if free > 3e9: yield ok('memory', f'{free/1e9:.1f} GB free')
     else: yield note('memory', f'{free/1e9:.1f} GB free', 'close other programs before a lesson; 3 GB are enough')
-    free, need = shutil.disk_usage(_existing(home())).free, 2*download_size(missing(catalog()))
+    free, need = shutil.disk_usage(_existing(home())).free, 2*download_size(missing(all_assets()))
     if free > need: yield ok('disk', f'{free/1e9:.1f} GB free for the cache')
     else: yield note('disk', f'{free/1e9:.1f} GB free for the cache, {need/1e9:.1f} GB needed for all assets',
                      'free some space, or set TLCOURSE_HOME to a folder on another disk')
@@ -495,24 +508,29 @@ def check_jupyter():
         yield ok('Jupyter', 'the python3 kernel is this Python')
     else: yield note('Jupyter', f'the python3 kernel is not this Python, but {exe}', f'{_python()} -m ipykernel install --sys-prefix')
 
+# %% ../nbs/foundations/cli.ipynb #3d0084cf
 def check_cache():
     "Is the cache writable, and is every file in it what it should be?"
-    from tlcourse.assets import catalog, home, problems
-    found = {a.name: p for a in catalog() if (p := problems(a, full=True)) != ['not in the cache']}
-    size = download_size(a for a in catalog() if a.name in found)
+    from tlcourse.assets import all_assets, home, offline, problems
+    found = {a.name: p for a in all_assets() if (p := problems(a, full=True)) != ['not in the cache']}
+    size = download_size(a for a in all_assets() if a.name in found)
     yield ok('cache', f'{home()}: ' + (f'{_some(list(found))}; {megabytes(size)} downloaded' if found else 'empty'))
     for k,p in found.items():
         if p: yield problem('cache', f'{k}: {p[0]}', f'{me()} fetch {k}')
     if not os.access(_existing(home()), os.W_OK):
         yield note('cache', 'nothing can be added to it: it cannot be written', 'set TLCOURSE_HOME to a folder of yours, or ask its owner')
+    if offline() and (lack := [a.name for a in all_assets() if a.name not in found]):
+        mark = note if found else problem # without anything no lesson runs
+        yield mark('cache', f'not in it: {_some(lack)}, and TLCOURSE_OFFLINE forbids to fetch', f'unset TLCOURSE_OFFLINE and run `{me()} fetch --all`')
 
+# %% ../nbs/foundations/cli.ipynb #d626dfe8
 def check_index():
     "Does the package index, as the user's pip is set up, answer for one of the assets?"
-    from tlcourse.assets import catalog, offline
+    from tlcourse.assets import all_assets, offline
     if offline():
         yield ok('network', 'not tried: TLCOURSE_OFFLINE is set')
         return
-    asset = min((a for a in catalog() if a.source.startswith('pip:')), key=lambda a: a.size)
+    asset = min((a for a in all_assets() if a.source.startswith('pip:')), key=lambda a: a.size)
     name = asset.source.removeprefix('pip:').split('==')[0]
     cmd = f'-m pip --timeout 5 --retries 0 --disable-pip-version-check --no-input index versions {name}'
     try: found = subprocess.run([sys.executable, *cmd.split()], capture_output=True, timeout=30).returncode == 0
@@ -521,6 +539,7 @@ def check_index():
     else: yield note('network', f'no package index offers {name}: offline, or an index without it',
                      'connect, or point pip at an index that has it with PIP_INDEX_URL; what is cached works without')
 
+# %% ../nbs/foundations/cli.ipynb #edb73230
 _torch = """import json, torch, torchvision
 device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
 print(json.dumps([torch.__version__, device, torch.cuda.get_device_name() if device=='cuda' else f'{torch.get_num_threads()} threads']))"""
@@ -540,20 +559,108 @@ def check_torch():
         yield note('imports', 'the bytecode of fastai is not compiled, so every import is slow',
                    f'{_python()} -m compileall -q "{Path(spec.origin).parents[1]}"')
 
+# %% ../nbs/foundations/cli.ipynb #cbc69e5b
+def _imports(source):
+    "Pairs of what Python source imports, and whether it does so on being imported itself; nothing for what is no Python."
+    try: tree = ast.parse(source)
+    except SyntaxError: return
+    inner = {id(o) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) for o in ast.walk(f)}
+    for o in ast.walk(tree):
+        if isinstance(o, ast.Import): names = [a.name for a in o.names]
+        elif isinstance(o, ast.ImportFrom):
+            base = '.'.join(filter(None, ['tlcourse'*(o.level > 0), o.module]))
+            names = [f'{base}.{a.name}' for a in o.names] if base == 'tlcourse' else [base]
+        else: continue
+        for name in names: yield name, id(o) not in inner
+
+# %% ../nbs/foundations/cli.ipynb #7a99aef3
+def extra_packages() -> dict: # module -> extra -> what it requires
+    "The packages that only an extra of tlcourse brings."
+    from importlib.metadata import metadata
+    from packaging.requirements import Requirement
+    res, meta = {}, metadata('tlcourse')
+    for r in map(Requirement, meta.get_all('Requires-Dist') or ()):
+        for extra in meta.get_all('Provides-Extra') or ():
+            if extra != 'dev' and r.marker and not r.marker.evaluate({'extra': ''}) and r.marker.evaluate({'extra': extra}):
+                res.setdefault(r.name.replace('-', '_').lower(), {})[extra] = r
+    return res
+
+def needs(lesson: Lesson) -> dict: # module -> extra -> what it requires
+    "The packages of extras that a lesson imports, itself or by a module of tlcourse."
+    import tlcourse
+    known, seen, found = extra_packages(), set(), set()
+    cells = [c['source'] for c in read_notebook(lesson.path)['cells'] if c['cell_type']=='code' and directive(c, 'eval').lower()!='false']
+    todo = [re.sub(r'^[ \t]*[%!].*$', '', o, flags=re.M) for o in cells]
+    while todo:
+        for name, top in _imports(todo.pop()):
+            first, _, rest = name.partition('.')
+            if first=='tlcourse' and top and rest not in seen:
+                seen.add(rest)
+                if (f := Path(tlcourse.__file__).with_name(f'{rest}.py')).is_file(): todo.append(f.read_text(encoding='utf-8'))
+            elif first in known and (top or len(known[first])==1): found.add(first)
+    return {k: v for k,v in known.items() if k in found}
+
+# %% ../nbs/foundations/cli.ipynb #e9b4f547
+def _lacking(packages):
+    "Those of `packages` that are not installed, or too old, in words; and what brings them."
+    bad = {}
+    for k,by in packages.items():
+        r = next(iter(by.values()))
+        if (v := _installed(r.name)) is None or not r.specifier.contains(v, prereleases=True): bad[k] = f"{r.name}{r.specifier} ({v or 'missing'})"
+    extras = list(dict.fromkeys(e for k in bad for e in packages[k]))
+    one = [e for e in extras if all(e in packages[k] for k in bad)][:1] # that brings them all
+    return list(bad.values()), f'{_python()} -m pip install "tlcourse[{",".join(one or extras)}]"'
+
+def check_extras():
+    "Packages that some lessons need and tlcourse does not bring by itself."
+    lack = {l.number: bad for l in lessons() if (bad := _lacking(needs(l))[0])}
+    if not lack: return
+    packages = {k: v for l in lessons() for k,v in needs(l).items()}
+    bad, fix = _lacking(packages)
+    yield note('packages', f"needed for lesson{'s'*(len(lack) > 1)} {', '.join(lack)}: {_some(bad)}", fix)
+
+def check_lesson(lesson: Lesson):
+    "Are the assets and packages there that a lesson needs?"
+    from tlcourse.assets import home, offline, problems
+    what, lack = f'lesson {lesson.number}', {a.name: p[0] for a in find_assets(lesson.assets) if (p := problems(a, full=True))}
+    bad, fix = _lacking(needs(lesson))
+    if lack:
+        first = 'unset TLCOURSE_OFFLINE, then ' if offline() else '' if os.access(_existing(home()), os.W_OK) else 'set TLCOURSE_HOME to a folder of yours, then '
+        yield problem(what, f'it needs {listing(lack)}', f'{first}{me()} fetch {lesson.number}')
+    if bad: yield problem(what, f'it needs {_some(bad)}', fix)
+    if not lack and not bad: yield ok(what, 'all that it needs is there')
+
+def check_place():
+    "Can what the lessons make be kept?"
+    from tlcourse.assets import workplace
+    from tlcourse.checks import progress_path
+    try: place = workplace('features')
+    except OSError as e:
+        yield problem('place', f'not even a temporary file can be written ({e.strerror or e})', 'free some space, or set TMPDIR to a folder that can be written')
+        return
+    if place.name == 'features': yield ok('place', f'what lessons make is kept in {place.parent}')
+    else: yield problem('place', 'what lessons make is lost when they end: there is no folder for it', 'set TLCOURSE_HOME or XDG_CACHE_HOME to a folder that can be written')
+    if (path := progress_path()) and not os.access(_existing(path), os.W_OK):
+        yield problem('place', f'your progress cannot be kept in {path}', 'set TLCOURSE_PROGRESS to a file that can be written, or to off')
+
 # %% ../nbs/foundations/cli.ipynb #f57babab
 doctor_checks = [check_python, check_packages, check_machine, check_jupyter, check_cache, check_index, check_torch]
 
-def findings():
-    "All findings, as they are made."
-    for check in doctor_checks:
+def findings(
+    chosen=(), # lessons
+):
+    "All findings, as they are made: on the machine, and on what lessons need."
+    for check in [*doctor_checks, *([check_place, *(partial(check_lesson, l) for l in chosen)] if chosen else [check_extras])]:
         try: yield from check()
+        except CommandError as e: yield problem('course', str(e), f'{_python()} -m pip install --upgrade --force-reinstall tlcourse')
         except Exception as e:
             said = f'could not be checked ({type(e).__name__}: {str(e).strip()[:200]})'
-            yield problem(check.__name__.removeprefix('check_'), said, f'{_python()} -m pip install --upgrade --force-reinstall tlcourse')
+            yield problem(getattr(check, '__name__', 'lesson').removeprefix('check_'), said, f'{_python()} -m pip install --upgrade --force-reinstall tlcourse')
 
 def cmd_doctor(args) -> int:
+    chosen = lessons() if args.all else list({l.name: l for l in map(find_lesson, args.lesson)}.values())
     count = dict(problem=0, note=0, ok=0)
-    for f in findings():
+    for f in findings(chosen):
         print(f'{f.mark:<8} {f.what:<9} {f.said}' + (f'\n{"":18} fix: {f.fix}' if f.fix else ''), flush=True)
         count[f.mark] += 1
     print('\n' + ', '.join(f"{n} {k}{'s'*(n!=1)}" for k,n in count.items() if k!='ok'))
@@ -602,10 +709,13 @@ def make_parser() -> argparse.ArgumentParser:
     c = command(cmd_lab, 'open the lessons in JupyterLab, in a working copy if need be', '', 'my-course', 'my-course --no-open')
     c.add_argument('dir', nargs='?', type=Path, metavar='DIR', help='working copy (tlcourse-lessons; in a checkout, none)')
     c.add_argument('--no-open', action='store_true', help='only make or update the copy')
-    c = command(cmd_fetch, 'download weights and data beforehand', '', '1', 'animals efficientnet_lite0', '--all')
+    c = command(cmd_fetch, 'download weights and data beforehand', '', '1', 'animals efficientnet_lite0', '--all', '--force minilm')
     c.add_argument('name', nargs='*', metavar='LESSON|ASSET', help='what to fetch; nothing lists what there is')
     c.add_argument('--all', action='store_true', help='fetch all assets')
-    command(cmd_doctor, 'look for what is wrong on this machine, with a fix for each finding', '')
+    c.add_argument('--force', action='store_true', help='download again what is there already')
+    c = command(cmd_doctor, 'look for what is wrong on this machine, with a fix for each finding', '', '1 2 8', '--class')
+    c.add_argument('lesson', nargs='*', metavar='LESSON', help='also what these lessons still need')
+    c.add_argument('--class', action='store_true', dest='all', help='also what any lesson still needs, as before a class')
     c = command(cmd_recipe, "print a lesson's recipe, or write it to a file", '1', 'why_transfer --out transfer.py')
     c.add_argument('lesson', metavar='LESSON', help='number or name')
     c.add_argument('--out', type=Path, metavar='FILE', help='write to this file instead')

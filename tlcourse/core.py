@@ -7,7 +7,7 @@ __all__ = ['TLCourseError', 'nearest', 'listing', 'first_line', 'moved', 'write_
            'document']
 
 # %% ../nbs/foundations/core.ipynb #1f7f1091
-import ast, io, os, sys, tokenize, warnings
+import ast, inspect, io, os, sys, tokenize, warnings
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -85,21 +85,25 @@ def clear_parts(
         except OSError: pass # another process was quicker, or it is not ours to remove
 
 # %% ../nbs/foundations/core.ipynb #f1034d2e
+def _kernel():
+    "The kernel of the notebook that this process runs, or None."
+    if 'IPython' not in sys.modules: return None
+    from IPython import get_ipython
+    return getattr(get_ipython(), 'kernel', None)
+
 def live() -> bool:
     "Does somebody sit at the notebook and have widgets? A headless run cannot answer `input()`."
-    if 'ipykernel' not in sys.modules: return False
-    try:
-        import ipywidgets
-        from IPython import get_ipython
+    if (kernel := _kernel()) is None: return False
+    try: import ipywidgets
     except ImportError: return False
-    return bool(getattr(getattr(get_ipython(), 'kernel', None), '_allow_stdin', False))
+    return bool(getattr(kernel, '_allow_stdin', False))
 
 def no_bar(
     progress:bool=True, # what the user asked for
 ):                      # for tqdm's `disable`; None: unless it is a terminal
     "Hide the progress bar?"
     if not progress or os.environ.get('TLCOURSE_PROGRESS') == 'off': return True
-    return not live() if 'ipykernel' in sys.modules else None
+    return None if _kernel() is None else not live()
 
 # %% ../nbs/foundations/core.ipynb #77749946
 def _comments(source):
@@ -118,9 +122,10 @@ def _function(node, comments):
     "The sections on parameters and result of a function, if there is a comment on any."
     a, first = node.args, node.body[0].lineno
     pos, pairs = [*a.posonlyargs, *a.args], []
-    for o,d in [*zip(pos, [None]*(len(pos) - len(a.defaults)) + a.defaults), *zip(a.kwonlyargs, a.kw_defaults)]: pairs.append((o.arg, o, d))
-    for stars,o in (('*', a.vararg), ('**', a.kwarg)):
-        if o: pairs.append((stars + o.arg, o, None))
+    for o,d in zip(pos, [None]*(len(pos) - len(a.defaults)) + a.defaults): pairs.append((o.arg, o, d))
+    if a.vararg: pairs.append((f'*{a.vararg.arg}', a.vararg, None))
+    for o,d in zip(a.kwonlyargs, a.kw_defaults): pairs.append((o.arg, o, d))
+    if a.kwarg: pairs.append((f'**{a.kwarg.arg}', a.kwarg, None))
     seen = [(n, o.annotation, d, comments.get((d or o.annotation or o).end_lineno if (d or o.annotation or o).end_lineno < first else -1))
             for n,o,d in pairs if n not in ('self', 'cls')]
     last = node.returns.end_lineno if node.returns else first - 1
@@ -147,7 +152,8 @@ def document(
     except OSError: return # no source beside the compiled file
     comments = _comments(source)
     def add(obj, sections):
-        if sections and getattr(obj, '__doc__', None) and '\n----' not in obj.__doc__: obj.__doc__ = '\n\n'.join([obj.__doc__.rstrip(), *sections])
+        doc = inspect.cleandoc(getattr(obj, '__doc__', None) or '')
+        if sections and doc and '\n----' not in doc: obj.__doc__ = '\n\n'.join([doc, *sections])
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)) or node.name.startswith('_') or not (obj := names.get(node.name)): continue
         if isinstance(node, ast.FunctionDef): add(obj, _function(node, comments)); continue

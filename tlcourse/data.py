@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import csv, gzip, io, pickle, re, tempfile, warnings
+import csv, gzip, io, pickle, re, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from .core import document, first_line, listing, nearest
@@ -27,13 +27,14 @@ from .assets import fetch, find
 from .backbones import input_config
 from .loaders import (DataError, Keep, Label, class_weight, classes, dataloaders, find as find_files, given, layout, online_folder, partition,
                               source_key, split, split_column, strata, target, target_tfms)
+from .pictures import READABLE, UNREADABLE, peek, read as _read, top_of, why
 
 _all_ = ['DataError', 'Label', 'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #413a9d04
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    from fastai.data.all import DataLoaders, IntToFloatTensor, Normalize, ToTensor, Transform, URLs, image_extensions, listify
+    from fastai.data.all import DataLoaders, IntToFloatTensor, Normalize, ToTensor, Transform, URLs, listify
     from fastai.vision.core import PILImage, TensorImage
 
 # %% ../nbs/foundations/data.ipynb #202e143d
@@ -141,54 +142,6 @@ class Picture:
     label: object                         # name of its class; a tuple of names, or one or several numbers, where that is the task
     source: object = field(compare=False, repr=False) # a file's path, or an array [H, W] or [H, W, 3] of uint8
 
-# %% ../nbs/foundations/data.ipynb #53eb4a2f
-Image.init()  # registers TIFF and WebP too
-_formats = 'JPEG PNG GIF BMP TIFF WEBP PPM'.split()
-
-def _plain(im, top=None, window=None):
-    "`im` upright and in 8 bits: mode L if it has no color, else RGB."
-    im = ImageOps.exif_transpose(im)
-    if im.mode.startswith(('I', 'F')):
-        a = np.asarray(im).astype(np.float64)
-        if window: return Image.fromarray(((a - window[0])/(window[1] - window[0])*255).clip(0, 255).astype(np.uint8))
-        if im.mode == 'F': raise DataError('its pixels are floating-point numbers, which have no agreed range')
-        if a.min()<0 or a.max()>65535: raise DataError('its pixels have more than 16 bits')
-        return Image.fromarray((a*255/(top or 65535)).clip(0, 255).astype(np.uint8))
-    if im.has_transparency_data:
-        im = im.convert('RGBA')
-        im = Image.alpha_composite(Image.new('RGBA', im.size, 'white'), im)
-    return im.convert('L' if im.mode in ('1', 'L') else 'RGB')
-
-def _read(source, size=None, top=None, window=None):
-    "The picture at `source` (file, bytes, array or PIL image); `size` allows a JPEG to be decoded smaller, but not below that."
-    if isinstance(source, np.ndarray): source = Image.fromarray(source)
-    if isinstance(source, Image.Image): return _plain(source, top, window)
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats) as im:
-        if size: im.draft(None, (size,size))
-        return _plain(im, top, window)
-
-def _peek(source):
-    "The least and the largest value of a picture of more than 8 bits, or None; and how many pages it has."
-    if isinstance(source, (np.ndarray, Image.Image)): source = Image.fromarray(source) if isinstance(source, np.ndarray) else source
-    else: source = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats)
-    pages = getattr(source, 'n_frames', 1) if source.format == 'TIFF' else 1
-    a = np.asarray(source) if source.mode.startswith('I') else None
-    return (None if a is None else (float(a.min()), float(a.max()))), pages
-
-# %% ../nbs/foundations/data.ipynb #4f1a2c7b
-def _why(source, e):
-    "In a few words, why `source` could not be read."
-    if isinstance(e, DataError): return str(e)
-    if isinstance(e, Image.DecompressionBombError): return 'it claims more pixels than is safe to decode'
-    if isinstance(e, UnidentifiedImageError):
-        if isinstance(source, Path) and not source.stat().st_size: return 'the file is empty'
-        if isinstance(source, Path) and source.suffix.lower() in _unreadable: return f'{source.suffix.lower()} cannot be read, save it as PNG or JPEG'
-        return f"it is not a picture in {', '.join(_formats)}"
-    return getattr(e, 'strerror', None) or ' '.join(str(e).split()) or type(e).__name__
-
-_readable = set('.jpg .jpeg .jpe .jfif .png .apng .gif .bmp .tif .tiff .webp .ppm .pgm .pbm .pnm'.split())
-_unreadable = (image_extensions | {'.heic', '.heif', '.avif', '.jxl', '.svg', '.psd', '.eps', '.raw', '.dng', '.cr2', '.nef', '.arw'}) - _readable
-
 # %% ../nbs/foundations/data.ipynb #cab9af1b
 class Fit(Transform):
     "The middle square of a PIL image, resized to `size` x `size`."
@@ -217,7 +170,7 @@ class Pixels(Keep, Transform):
         if (kept := self.get(key)) is not None: return kept
         try: im = _read(source, None if self.whole else self.fit.size, self.top, self.window)
         except Exception as e:
-            raise DataError(f"{x.id if item else source if isinstance(source, Path) else 'the picture'}: {_why(source, e)}.") from None
+            raise DataError(f"{x.id if item else source if isinstance(source, Path) else 'the picture'}: {why(source, e)}.") from None
         if self.whole: return PILImage(im.convert('RGB'))
         a = np.array(self.fit.encodes(im))
         px = torch.from_numpy(a).view(*a.shape[:2], -1).permute(2,0,1).contiguous()
@@ -245,7 +198,7 @@ def _array(path, dtype, shape, top, limit=1<<26):
                 and a.size and a.min()>=0 and a.max()<=top): raise DataError('it is not the array that belongs there')
         return a
     except Exception as e:
-        raise DataError(f'{path} was not read: {_why(path, e)}; delete its folder and fetch it again.') from None
+        raise DataError(f'{path} was not read: {why(path, e)}; delete its folder and fetch it again.') from None
 
 # %% ../nbs/foundations/data.ipynb #4ea75f6e
 def _named(name, arrays, labels): return [Picture(f'{name}/{i:05}', str(l), a) for i,(a,l) in enumerate(zip(arrays, labels)) if a is not None]
@@ -262,7 +215,7 @@ def _textile(path):
 
 def _mnist5k(path):
     try: a = pd.read_csv(path/'mnist_5k.csv.gz', header=None, dtype=np.uint8, nrows=5000).to_numpy().reshape(5000, 785)
-    except Exception as e: raise DataError(f'{path/"mnist_5k.csv.gz"} was not read: {_why(path, e)}; delete its folder and fetch it again.') from None
+    except Exception as e: raise DataError(f'{path/"mnist_5k.csv.gz"} was not read: {why(path, e)}; delete its folder and fetch it again.') from None
     return _named('mnist5k', a[:,:-1].reshape(-1,28,28), a[:,-1])
 
 def _digits(path):
@@ -338,14 +291,16 @@ def images(
     batch_tfms=None,                 # fastai transforms of a batch, floats 0 to 1, before normalization
     device=None,                     # default fastai's
     num_workers:int=0,               # processes that load; 0 is best for pictures kept in memory
+    valid:float=None,                # share to validate on, instead of n_valid
+    test:float=None,                 # share to keep apart, as `.test`
 ) -> DataLoaders:                    # batches: x [bs, 3, size, size] float32, y [bs] int64
     """Training and validation pictures of a data set, as the backbone expects them.
 
     The split is that of `split`: stratified, and for one seed the same validation set for every `n_train`. Up to 1 GB of decoded pictures is kept.
     The items are `Picture`s, in `.train_ds.items` and `.valid_ds.items`. Raises `DataError` or `AssetError`, one line each."""
     items = _set(name)
-    splits = split([o.label for o in items], n_train, n_valid, seed)
-    return _loaders(_pixels(size, backbone, item_tfms), items, splits, bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
+    splits = partition([o.label for o in items], None, valid, test, n_train, n_valid, seed)
+    return _loaders(_pixels(size, backbone, item_tfms), items, splits.values(), bs, seed, backbone, item_tfms, batch_tfms, device, num_workers)
 
 # %% ../nbs/foundations/data.ipynb #4f7fce22
 def _in_threads(f, items, desc):
@@ -355,28 +310,27 @@ def _in_threads(f, items, desc):
 
 def _check(items, pixels):
     "Decode all `items`, and return {id: why} for those that cannot be."
-    def why(o):
+    def wrong(o):
         try: pixels.load(o)
         except DataError as e: return o.id, str(e).removeprefix(f'{o.id}: ').removesuffix('.')
-    return dict(o for o in _in_threads(why, items, 'opening pictures') if o)
+    return dict(o for o in _in_threads(wrong, items, 'opening pictures') if o)
 
 # %% ../nbs/foundations/data.ipynb #9b72ffaf
 def _depths(items):
     "The least and the largest value of each that has more than 8 bits, and those with several pages."
     def look(o):
-        try: return _peek(o.source)
+        try: return peek(o.source)
         except Exception: return None, 1 # `_check` says what is wrong with it
     found = _in_threads(look, items, 'looking at their range')
     return [r for r,_ in found if r], [o for o,(_,n) in zip(items, found) if n > 1]
 
 def _top(deep, where):
     "The value that is white in pictures of more than 8 bits, from the largest that occurs; None for all of 16 bits."
-    low, most = min((o[0] for o in deep), default=0), max((o[1] for o in deep), default=65535)
-    bits = next((b for b in (8, 10, 12, 14) if most < 1 << b), 16)
-    if bits == 16 or low < 0 or not most: return None
-    warnings.warn(f'{where}: its pictures of 16 bits go up to {most:,}, so they are taken for {bits} bits, with {(1 << bits) - 1:,} as white; '
+    low, most = min(o[0] for o in deep), int(max(o[1] for o in deep))
+    if low < 0 or most == 0 or (top := top_of([most])) == 65535: return None
+    warnings.warn(f'{where}: its pictures of 16 bits go up to {most:,}, so they are taken for {(top + 1).bit_length() - 1} bits, with {top:,} as white; '
                   'if that is wrong, say what white is with top=.', stacklevel=4)
-    return (1 << bits) - 1
+    return top
 
 # %% ../nbs/foundations/data.ipynb #e9735c91
 def _copies(items, parts, where):
@@ -385,13 +339,15 @@ def _copies(items, parts, where):
     for i in side:
         s = items[i].source
         sizes.setdefault(s.stat().st_size if isinstance(s, Path) else None, []).append(i)
-    seen, pairs = {}, []
+    alike, pairs = {}, []
     for size,at in sizes.items():
-        if len({side[i] for i in at}) < 2: continue # no two of them can be on two sides, and alike
+        if len({side[i] for i in at}) < 2: continue # no two of them can be in two parts, and alike
         for i in at:
             s = items[i].source
-            key = source_key(s.read_bytes() if size is not None else s)
-            if key is not None and side[first := seen.setdefault(key, i)] != side[i]: pairs.append((first, i))
+            if (key := source_key(s.read_bytes() if size is not None else s)) is not None: alike.setdefault(key, []).append(i)
+    for first,*others in alike.values():
+        known = {items[i].label for i in (first, *others) if side[i] == side[first]}
+        if len(known) == 1: pairs += [(first, i) for i in others if side[i] != side[first]] # with two labels it gives nothing away
     if pairs:
         (a, b), n = [(items[i].id, side[i]) for i in pairs[0]], len(pairs)
         warnings.warn(f'{where}: {n} picture{"s are exact copies" if n > 1 else " is an exact copy"} of one in another part, such as {b[0]} ({b[1]}) '
@@ -434,7 +390,7 @@ def _own(items, parts, what, vocab, where, short, groups, valid, test, n_train, 
     _copies(items, parts, where)
     dls = _loaders(pixels, items, parts.values(), seed=seed, backbone=backbone, item_tfms=item_tfms, what=what, vocab=vocab, **loader)
     dls.bad = pd.DataFrame(wrong.items(), columns=['file', 'problem'])
-    dls.range = None if not deep else window or (0, top or 65535)
+    dls.range = window or ((0, top or 65535) if deep else None)
     return dls
 
 # %% ../nbs/foundations/data.ipynb #65d3fa76
@@ -451,7 +407,7 @@ def _group_of(groups, items, root):
     elif hasattr(groups, 'get'): res = [next((groups.get(k) for k in (r, o.source.name, o.id, o.source) if groups.get(k) is not None), None) for r,o in zip(rel, items)]
     else: raise DataError(f'groups={type(groups).__name__}: give a function of the path, a pattern with one part in brackets, or a dictionary by name.')
     if (none := [r for r,g in zip(rel, res) if g is None or g != g]): raise DataError(f'groups: {len(none)} of {len(items)} pictures have none, such as {none[0]}.')
-    return pd.factorize(pd.Series(res, dtype=object))[0]
+    return np.array([str(o) for o in res], object)
 
 def _folders(root, valid, test):
     "The class folders of each part, and of `valid` and `test` if they are shares."
@@ -494,7 +450,7 @@ def folder(
         valid = valid_pct
     root = Path(path).expanduser().absolute()
     parts, valid, test = _folders(root, valid, test)
-    found = {k: [Picture(f.as_posix(), d.name, f) for d in dirs for f in find_files(d, _readable | _unreadable)] for k,dirs in parts.items()}
+    found = {k: [Picture(f.as_posix(), d.name, f) for d in dirs for f in find_files(d, READABLE | UNREADABLE)] for k,dirs in parts.items()}
     items, n = [o for p in found.values() for o in p], np.cumsum([0, *map(len, found.values())])
     return _own(items, {k: range(*o) for k,o in zip(found, zip(n, n[1:]))}, 'classes', sorted({d.name for p in parts.values() for d in p}), root,
                 lambda k: Path(k).relative_to(root).as_posix() if Path(k).is_relative_to(root) else k, _group_of(groups, items, root), valid, test,
@@ -506,7 +462,13 @@ _FILES = 'path file filename file_name filepath image image_path image_id img pi
 def _frame(source, x):
     "The table, its name, and the folder it is in."
     if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
-    if hasattr(source, 'to_pandas'): return source.to_pandas(), 'the table', Path.cwd()
+    if isinstance(source, dict) and source: # of Hugging Face: a table a part
+        return pd.concat([_frame(o, x)[0].assign(part=k) for k,o in source.items()], ignore_index=True), 'the table', Path.cwd()
+    if hasattr(source, 'to_pandas'): # of Hugging Face
+        df = source.to_pandas()
+        for k,f in (getattr(source, 'features', None) or {}).items():
+            if (names := getattr(f, 'names', None)): df[k] = [names[o] if o == o and 0 <= o < len(names) else None for o in df[k]]
+        return df, 'the table', Path.cwd()
     path = Path(source).expanduser().absolute()
     if not path.is_file(): raise DataError(f'{path}: there is no such file; give a DataFrame, or the path of a csv file.')
     try:
@@ -531,6 +493,7 @@ def _sources(values, root, suffix, where):
     if values.isna().any(): raise DataError(f'{where}: row {int(values.isna().argmax())}, counted from 0, names no picture.')
     res = []
     for i,v in enumerate(values):
+        if isinstance(v, dict): v = v.get('bytes') or v.get('path') # as Hugging Face keeps pictures
         file = isinstance(v, (str, Path)) or isinstance(v, (int, np.integer)) and not isinstance(v, bool)
         s = (root/f'{v}{suffix}').absolute() if file else v
         res.append((s.as_posix() if file else f'{where}/{i:05}', s))
@@ -564,7 +527,7 @@ def _labels(s, sep, kind, where):
 
 # %% ../nbs/foundations/data.ipynb #c462d203
 def table(
-    source,                          # a DataFrame, or the path of a csv file
+    source,                          # a DataFrame, the path of a csv file, or a table of Hugging Face's `datasets`
     x:str=None,                      # column of files, relative to `root`, or of arrays or PIL images; default the one called path, file, image ...
     y=None,                          # column of labels; a list of columns of 0 and 1, or of numbers; default the one called label, class, target ...
     split=None,                      # column that says what is for training; default the one called part, split, set, is_valid ...; False: none
@@ -605,7 +568,7 @@ def table(
     items = [Picture(k, l, s) for (k,s),l in zip(found, labels)]
     groups = None if group is None else df[_column(df, group, '', 'group', where)]
     if groups is not None and groups.isna().any(): raise DataError(f'{where}: column {group!r} has no group in row {int(groups.isna().argmax())}, counted from 0.')
-    groups = None if groups is None else pd.factorize(groups)[0]
+    groups = None if groups is None else groups.astype(str).to_numpy(object)
     return _own(items, parts, what, vocab, where, lambda k: k, groups, valid, test, n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms,
                 bs=bs, batch_tfms=batch_tfms, device=device, num_workers=num_workers)
 
@@ -621,9 +584,6 @@ def __getattr__(name):
     "`texts` and `speech`, from the modules of that modality."
     if name not in ('texts', 'speech'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return getattr(import_module(f"tlcourse.{dict(texts='text').get(name, name)}"), name)
-
-_listed = listing
-def _layout(root): return list(layout(root).values())
 
 # %% ../nbs/foundations/data.ipynb #c0adaf77
 document(globals())

@@ -67,6 +67,7 @@ def _layers(model):
         if isinstance(found := getattr(holder, name, None), nn.ModuleList): return found, holder, name
     raise TextError(f'{type(model).__name__} is no encoder of the kind of BERT: there is no list of layers in it.')
 
+# %% ../nbs/foundations/encoders.ipynb #2fa90598
 def dissect(
     model:nn.Module, # an encoder of Transformers; do not use it afterwards, its layers are taken out of it
 ) -> Parts:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PICTURES', 'DataError', 'Kind', 'order', 'split', 'role', 'roles', 'split_column', 'given', 'cut', 'strata',
            'partition', 'find', 'layout', 'target', 'classes', 'Target', 'Label', 'target_tfms', 'dataloaders',
-           'class_weight', 'online_folder', 'source_key', 'Keep']
+           'class_weight', 'online_folder', 'source_key', 'Keep', 'check_normalization']
 
 # %% ../nbs/foundations/loaders.ipynb #3dea2440
 import random, re, tarfile, tempfile, unicodedata, warnings
@@ -22,12 +22,14 @@ import torch
 from filelock import FileLock
 
 from .assets import home, offline
+from .backbones import BackboneError, input_config
 from .core import TLCourseError, document, first_line
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     from fastai.data.all import (Categorize, DataLoaders, Datasets, MultiCategorize, OneHotEncode, RegressionSetup, Transform, listify,
                                  untar_data)
+    from fastai.data.transforms import IntToFloatTensor, Normalize
     from fastai.torch_core import TensorCategory
 
 # %% ../nbs/foundations/loaders.ipynb #ab8880a9
@@ -102,6 +104,7 @@ def split(
     if valid is not None: _share('valid', valid, kind)
     y, names = pd.factorize(np.asarray(labels))
     if groups is not None: return _split_groups(y, n_train, n_valid, seed, groups, kind, valid)
+    if valid is not None and n_valid is not None: raise kind.error(f'valid={valid} and n_valid={n_valid} say the same in two ways: give one of them.')
     n, c = len(y), max(len(names), 1)
     if n_valid is None: n_valid = max(round(n/5), c) if valid is None else min(max(round(valid*n), c), max(n - c, 1))
     if n_train is None: n_train = n - n_valid
@@ -234,7 +237,7 @@ def _one_side(parts, groups, kind):
     seen = {}
     for part,at in parts.items():
         for g in pd.unique(groups[at]):
-            if seen.setdefault(g, part) != part: raise kind.error(f'groups: {g!r} is in the {seen[g]} part and in the {part} part: leave one of them out, or split at random.')
+            if seen.setdefault(g, part) != part: raise kind.error(f'groups: {g} is in the {seen[g]} part and in the {part} part: leave one of them out, or split at random.')
 
 # %% ../nbs/foundations/loaders.ipynb #e1d8da94
 def partition(
@@ -333,8 +336,10 @@ def layout(
     root = Path(root)
     subs, leave = _dirs(root, kind), set(leave)
     subs = [o for o in subs if o not in leave]
-    while len(subs) == 1 and (inner := _dirs(subs[0], kind)) and (
-        any(roles([o.name for o in inner], kind).values()) or leave and role(subs[0].name) == 'train'): root, subs = subs[0], inner
+    inner = subs
+    while len(inner) == 1 and (deeper := _dirs(inner[0], kind)): # an archive in its own folder, or beside what is left out only `train`
+        if any(roles([o.name for o in deeper], kind).values()) or leave and role(inner[0].name) == 'train': root, subs = inner[0], deeper
+        inner = deeper
     parts = _parts(root, subs, kind)
     if parts is None:
         inner = {o.name: _keys(_dirs(o, kind)) for o in subs}
@@ -431,9 +436,9 @@ def class_weight(
 
     Raises `DataError` for several labels or numbers, and if a class has no item."""
     if isinstance(labels, DataLoaders):
-        vocab, dls = labels.vocab if vocab is None else vocab, labels
-        y = torch.stack([torch.as_tensor(o) for o in dls.train_ds.tls[-1]])
+        y = torch.stack([torch.as_tensor(o) for o in labels.train_ds.tls[-1]])
         if y.ndim > 1 or y.is_floating_point(): raise DataError('class_weight: these items have no single class each; weights are for classes.')
+        vocab = labels.vocab if vocab is None else vocab
         names = [vocab[i] for i in y.tolist()]
     else: names, known = classes(labels)
     vocab = known if vocab is None else [_text(o) for o in vocab]
@@ -500,6 +505,29 @@ class Keep:
             self.bytes += nbytes
         return value
     def __getstate__(self): return self.__dict__ | dict(bytes=0, kept={})
+
+# %% ../nbs/foundations/loaders.ipynb #08f3f0c6
+def check_normalization(
+    model,                # the network; one that does not say what it expects passes
+    dl,                   # a fastai DataLoader
+    who:str='learner',    # begins the message
+    missing:str='raise',  # pictures that are not normalized at all: 'raise' or 'warn'
+    error:type=DataError, # what is raised
+):
+    "Raise an error if `dl` normalizes pictures otherwise than `model` expects, or twice."
+    try: cfg = input_config(model)
+    except BackboneError: return
+    tfms = list(getattr(getattr(dl, 'after_batch', None), 'fs', []))
+    norms = [t for t in tfms if isinstance(t, Normalize)]
+    if len(norms) > 1: raise error(f'{who}: the DataLoader normalizes {len(norms)} times; leave all but one Normalize out of its batch transforms.')
+    if not norms and not any(isinstance(t, IntToFloatTensor) for t in tfms): return
+    got = (0, 1) if not norms else (norms[0].mean.flatten().tolist(), norms[0].std.flatten().tolist())
+    got, want = [np.broadcast_to(o, 3) for o in got], (cfg['mean'], cfg['std'])
+    if np.allclose(got, want, atol=2e-3): return
+    has, wants = (' and std '.join(str(np.round(o, 3).tolist()) for o in pair) for pair in (got, want))
+    if norms or missing == 'raise':
+        raise error(f'{who}: the DataLoader normalizes with mean {has}, the network expects {wants}; make it with backbone=model.')
+    warnings.warn(f'{who}: the DataLoader does not normalize, the network expects mean {wants}; add Normalize.from_stats to its batch transforms.', stacklevel=3)
 
 # %% ../nbs/foundations/loaders.ipynb #3aae1aaf
 document(globals())

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 from PIL import Image
 
-from .core import document
+from .core import document, live
 
 # %% ../nbs/foundations/plots.ipynb #a283587d
 INK, QUIET = '#333333', '#d9d9d9'
@@ -320,11 +320,6 @@ def grid(images: Sequence, # PIL images, arrays or tensors, all of one dtype
     return fig
 
 # %% ../nbs/foundations/plots.ipynb #e8053e34
-def _live() -> bool:
-    "Whether somebody sits at the notebook: a headless run cannot answer `input()`."
-    from IPython import get_ipython
-    return bool(getattr(getattr(get_ipython(), 'kernel', None), '_allow_stdin', False))
-
 class Explorer:
     "A figure that follows its controls; see `explore`."
     def __init__(self, draw, controls): self.draw, self.controls = draw, controls
@@ -334,7 +329,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, include=None, exclude=None): return self.figure()._repr_mimebundle_()
     def _ipython_display_(self):
-        if not _live(): raise NotImplementedError # IPython then takes the bundle
+        if not live(): raise NotImplementedError # IPython then takes the bundle
         from IPython.display import display
         from ipywidgets import VBox, interactive_output
         first = [self.figure()]

@@ -18,8 +18,8 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback
     from fastai.callback.tracker import TrackerCallback
 
+from .backbones import groups, unwrap
 from .core import document
-from .backbones import groups
 
 # %% ../nbs/lessons/06_regularization.ipynb #c2604984
 class KeepBest(TrackerCallback):
@@ -70,26 +70,50 @@ def _strength(name, v):
 class L2SP(_NoDecay):
     """Pull the body toward its pretrained weights θ₀, the new head toward zero (Li, Grandvalet, Davoine, ICML 2018), in place of weight decay.
 
-    alpha/2 ‖θ - θ₀‖² + beta/2 ‖w‖² joins the training loss: θ is what is trained of the body, biases and BatchNorm included; w the same of
-    the head, the last of `backbones.groups`. The losses that fastai shows stay those of the data, and `lr_find` runs without it."""
+    θ is what is trained of the body, biases and BatchNorm included; w the same of the head, the last of `backbones.groups`. Decoupled, each
+    step also takes θ by lr·alpha of the way to θ₀ and w by lr·beta to 0, at most all of it, with lr the rate of the group: AdamW's decay, to
+    another target. Coupled, alpha/2 ‖θ - θ₀‖² + beta/2 ‖w‖² joins the training loss, as in the paper: the same under SGD, but Adam divides
+    the pull by its own size, so that where the data says little a strength of .01 does what 10 does. The losses that fastai shows stay
+    those of the data, and `lr_find` runs without it."""
     run_valid, _body, _head = False, (), ()
     def __init__(self,
-        alpha:float=.1, # strength for the body
-        beta:float=.01, # strength for the head
+        alpha:float=10., # strength for the body
+        beta:float=1., # strength for the head
         anchor:Mapping[str, torch.Tensor]|None=None, # state dict that holds θ₀, copied; default: the body at the first fit
+        decoupled:bool=True, # pull at each step, beside the optimizer; False: by the loss
     ):
-        self.alpha, self.beta = _strength('alpha', alpha), _strength('beta', beta)
+        self.alpha, self.beta, self.decoupled = _strength('alpha', alpha), _strength('beta', beta), decoupled
+        self.order = 1000*decoupled # the last to see a step, since others may yet cancel it
         if not isinstance(anchor, Mapping|None): raise TypeError(f'anchor is a {type(anchor).__name__}: give a state dict, as model.state_dict().')
-        self.anchor = anchor and {k: v.detach().clone() for k,v in anchor.items()}
+        self.anchor = anchor and {_bare(k): v.detach().clone() for k,v in anchor.items()}
 
-    def penalty(self): # tensor [], or 0 where nothing is trained
-        "The penalty as it stands; `ValueMetric(l2sp.penalty, 'l2sp')` makes a column of it."
-        body = sum((p - a).square().sum() for p,a in self._body if p.requires_grad)
-        return self.alpha/2*body + self.beta/2*sum(p.square().sum() for p in self._head if p.requires_grad)
+# %% ../nbs/lessons/06_regularization.ipynb #9b9bf9a4
+@patch
+def penalty(self:L2SP): # tensor [], or 0 where nothing is trained
+    "alpha/2 ‖θ - θ₀‖² + beta/2 ‖w‖² as it stands; `ValueMetric(l2sp.penalty, 'l2sp')` makes a column of it."
+    body = sum((p - a).square().sum() for p,a in self._body if p.requires_grad)
+    return self.alpha/2*body + self.beta/2*sum(p.square().sum() for p in self._head if p.requires_grad)
 
-    def after_loss(self): self.learn.loss_grad = self.loss_grad + self.penalty()
+@patch
+def after_loss(self:L2SP):
+    if not self.decoupled: self.learn.loss_grad = self.loss_grad + self.penalty()
+
+@patch
+@torch.no_grad()
+def before_step(self:L2SP):
+    if not self.decoupled: return
+    lr = {id(p): h['lr'] for ps,h in zip(self.opt.param_lists, self.opt.hypers) for p in ps}
+    for strength,pairs in ((self.alpha, self._body), (self.beta, [(p, None) for p in self._head])):
+        for p,a in pairs:
+            if p.requires_grad and p.grad is not None and id(p) in lr:
+                p.lerp_(torch.zeros_like(p) if a is None else a, min(lr[id(p)]*strength, 1.))
 
 # %% ../nbs/lessons/06_regularization.ipynb #d322a4d6
+def _bare(k):
+    "The name of a parameter in the model inside `torch.compile` and `DataParallel`."
+    while k.startswith(('_orig_mod.', 'module.')): k = k.partition('.')[2]
+    return k
+
 def _pairs(body, anchor):
     "Each parameter of the dict `body` with its anchor."
     for k,p in body.items():
@@ -102,7 +126,7 @@ def _pairs(body, anchor):
 def before_train(self:L2SP):
     if hasattr(self.learn, 'lr_finder'): return setattr(self, 'run', False) # it saves and loads the optimizer around its search
     head = {id(p) for p in groups(self.model)[-1].parameters()}
-    body = {k: p for k,p in self.model.named_parameters() if id(p) not in head}
+    body = {_bare(k): p for k,p in unwrap(self.model).named_parameters() if id(p) not in head}
     if self.anchor is None: self.anchor = {k: p.detach().clone() for k,p in body.items()}
     self._body, self._head = _pairs(body, self.anchor), [p for p in self.model.parameters() if id(p) in head]
     _NoDecay.before_train(self)

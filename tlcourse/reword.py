@@ -21,10 +21,11 @@ with warnings.catch_warnings():
     from fastai.data.all import Transform
     from fastai.torch_core import no_random
 
-from .core import document, first_line as _first
-from .corpora import Text, TextError, tokenizer
+from . import hub
+from .core import document
+from .corpora import Text, TextError, source, tokenizer
 from .encoders import lm_head
-from .text import _folder, _local, _quiet, load
+from .text import load
 
 # %% ../nbs/foundations/reword.ipynb #f7ecdd64
 class Reword(Transform):
@@ -50,6 +51,8 @@ class Swap(Reword):
 
 # %% ../nbs/foundations/reword.ipynb #8212945a
 def _content(w): return len(w) > 2 and w.isalpha() and w not in ENGLISH_STOP_WORDS
+
+def _word_table(model): return next(o for k,o in model[0].embeddings.named_children() if k in ('word_embeddings', 'tok_embeddings')).weight.detach()
 
 @lru_cache(maxsize=2)
 def _table(name, most=20):
@@ -83,13 +86,9 @@ def masked_lm(
     name:str, # 'hf:REPO or folder' of an encoder with the head of its own pretraining
 ) -> MaskedLM:
     "A masked language model as it was pretrained."
-    with _quiet():
-        try: whole = AutoModelForMaskedLM.from_pretrained(_folder(name), use_safetensors=True, dtype=torch.float32, **_local)
-        except (OSError, ValueError, RuntimeError, KeyError) as e: raise TextError(f'{name}: Transformers finds no masked language model there ({_first(e)}).') from None
+    whole = hub.pretrained(AutoModelForMaskedLM, source(name), error=TextError)
     if (head := lm_head(whole)) is None: raise TextError(f'{name}: the head of {type(whole).__name__} is not of a known kind; fit one with fit_masked_lm.')
     return MaskedLM(load(name)[:-1], head, torch.arange(whole.config.vocab_size), name).eval()
-
-def _word_table(model): return next(o for k,o in model[0].embeddings.named_children() if k in ('word_embeddings', 'tok_embeddings')).weight.detach()
 
 def _fresh_head(model, vocab):
     "BERT's own form of head; its last matrix is the embedding table, and stays."

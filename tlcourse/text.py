@@ -7,68 +7,53 @@ __all__ = ['Embed', 'Layer', 'MeanPool', 'TextModel', 'load', 'TextDepths', 'att
            'tokenizer']
 
 # %% ../nbs/lessons/08_text.ipynb #dbb59c31
-import warnings
 from collections import OrderedDict
-from contextlib import contextmanager
 
 import pandas as pd
 import torch
 from torch import nn
 
 try: from transformers import AutoConfig, AutoModel
-except ImportError: raise ImportError("tlcourse.text needs Transformers; run pip install 'tlcourse[text]'") from None
+except ImportError:
+    raise ImportError("tlcourse.text needs Transformers; run pip install 'tlcourse[text]'") from None
 from transformers.utils import logging
 
 # %% ../nbs/lessons/08_text.ipynb #6b5f1416
-from .core import document, first_line as _first, moved
-from .assets import fetch
-from .backbones import BackboneError, _hf_folder
-from .corpora import TextError, read, texts, tokenizer
+from . import hub
+from .core import document, moved
+from .corpora import TextError, read, source, texts, tokenizer
 from .encoders import dissect, plain
 from .features import Depths, FeatureError, featurizer
 
 _all_ = ['TextError', 'read', 'texts', 'tokenizer']
 
-# %% ../nbs/lessons/08_text.ipynb #6268ebff
-_local = dict(local_files_only=True, trust_remote_code=False)
-
-@contextmanager
-def _quiet():
-    "Transformers without its warnings and bars."
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try: yield
-    finally:
-        logging.set_verbosity(level)
-        if bar: logging.enable_progress_bar()
-
-def _folder(name, weights=True):
-    "The folder that holds the encoder `name`."
-    if name == 'minilm': return fetch(name)
-    if not str(name).startswith('hf:'): raise TextError(f"{name}: an encoder is 'minilm' or 'hf:REPO or folder'.")
-    try: return _hf_folder(name[3:], '*.json', '*.txt', '*.model', *['*.safetensors']*weights)
-    except BackboneError as e: raise TextError(f"{str(e).partition('; connect')[0].rstrip('.')}; connect, name a local folder, or take minilm.") from None
 
 # %% ../nbs/lessons/08_text.ipynb #6a37c40a
-def _mask(h): return h.detach().abs().amax(-1) != 0  # [n, t, d] -> [n, t]: a padded place holds zeros; torch's any takes five times as long
+def _mask(h):
+    "[n, t, d] -> [n, t]: a padded place holds zeros; torch's `any` takes five times as long."
+    return h.detach().abs().amax(-1) != 0
 
 class Embed(nn.Module):
     "From token ids [n, t] to vectors [n, t, d]; zeros where the id is `pad`."
     def __init__(self, embeddings, pad, longest, project=None, shared=None):
         super().__init__()
-        self.embeddings, self.pad, self.longest, self.project, self.shared = embeddings, pad, longest, project, shared
+        self.embeddings, self.project, self.shared = embeddings, project, shared
+        self.pad, self.longest = pad, longest
     def forward(self, ids):
-        if ids.ndim != 2 or ids.is_floating_point(): raise TextError(f'the model reads whole numbers [texts, tokens], not {ids.dtype} {list(ids.shape)}.')
-        if ids.shape[1] > self.longest: raise TextError(f'{ids.shape[1]} tokens, and this encoder reads {self.longest} at most; lower max_length.')
+        if ids.ndim != 2 or ids.is_floating_point():
+            raise TextError(f'the model reads whole numbers [texts, tokens], not {ids.dtype} {[*ids.shape]}.')
+        if (t := ids.shape[1]) > self.longest:
+            raise TextError(f'{t} tokens, and this encoder reads {self.longest} at most; lower max_length.')
         h = self.embeddings(ids)
         return (h if self.project is None else self.project(h))*(ids != self.pad)[..., None]
 
+# %% ../nbs/lessons/08_text.ipynb #25c42959
 class Layer(nn.Module):
-    "One layer of an encoder, from [n, t, d] to [n, t, d]; nobody looks at padded places, and they stay zeros."
+    "One layer of an encoder, [n, t, d] to [n, t, d]; nobody looks at padded places, and they stay zeros."
     def __init__(self, layer, call=plain, shared=None):
         super().__init__()
-        self.layer, self.call, self.shared = layer, call, (shared,)  # in a tuple: its weights belong to the first group
+        self.layer, self.call = layer, call
+        self.shared = (shared,)  # in a tuple: its weights belong to the first group
     def forward(self, h):
         mask = _mask(h)
         return self.call(self.layer, h, mask, *self.shared).masked_fill(~mask[..., None], 0)
@@ -79,14 +64,14 @@ class MeanPool(nn.Module):
 
 # %% ../nbs/lessons/08_text.ipynb #cab7956d
 class TextModel(nn.Sequential):
-    "An encoder as the sequence of its layer groups: embeddings, layers, masked mean, and a linear head if there is one."
+    "An encoder as the sequence of its layer groups: embeddings, layers, masked mean, perhaps a linear head."
     name = 'minilm'
     @property
     def tokenizer(self): return tokenizer(self.name)
 
 @torch.no_grad()
 def _groups(body, pad):
-    "The groups of Transformers' `body`, by name; its own modules, not copies, and tested on two texts to say what it says."
+    "The groups of Transformers' `body`, by name: its own modules, tested on two texts to say what it says."
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, pad, pad]])
     real = ids != pad
     want = body.eval()(input_ids=ids, attention_mask=real.long()).last_hidden_state
@@ -95,30 +80,28 @@ def _groups(body, pad):
     groups.update({f'layer{i}': Layer(o, p.call, p.shared) for i,o in enumerate(p.layers)})
     try: same = torch.allclose(nn.Sequential(groups).eval()(ids)[real], want[real], atol=1e-4)
     except (RuntimeError, TypeError): same = False
-    if not same: raise TextError(f'{type(body).__name__} is no plain sequence of embeddings and layers; take an encoder of the kind of BERT.')
+    if not same: raise TextError(f'{type(body).__name__} is no plain sequence of embeddings and layers; '
+                                 'take an encoder of the kind of BERT.')
     return OrderedDict(groups, pool=MeanPool())
 
 # %% ../nbs/lessons/08_text.ipynb #c19e9f47
-_DROPOUTS = 'hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout', 'embedding_dropout', 'mlp_dropout'
+_DROPOUTS = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'dropout', 'attention_dropout',
+             'embedding_dropout', 'mlp_dropout')
 
 def load(
-    name:str='minilm',     # or 'hf:REPO or folder': an encoder of the kind of BERT, RoBERTa, DistilBERT, MPNet, DeBERTa, ALBERT, ModernBERT
-    n_out:int=None,        # outputs of a fresh, random head; None: no head, the output is the pooled embedding [n, d]
+    name:str='minilm',     # or 'hf:REPO or folder': BERT, RoBERTa, MPNet, DeBERTa ... (`encoders`)
+    n_out:int=None,        # outputs of a fresh, random head; None: no head, but the embedding [n, d]
     pretrained:bool=True,  # False: random weights
     dropout:float=0.,      # in embeddings and layers; 0, so that frozen groups give the same each time
-) -> TextModel:            # from token ids [n, t], padded, to [n, n_out]; in evaluation mode, on the CPU, float32
+) -> TextModel:            # from padded token ids [n, t] to [n, n_out]; evaluation mode, CPU, float32
     """An encoder as a plain sequence of layer groups, on which everything in this course works.
 
-    Between groups goes one tensor [n, t, d], in which padded places are zeros. Raises `TextError` or `AssetError`, one line."""
+    Between groups goes one tensor [n, t, d], in which padded places are zeros.
+    Raises `TextError` or `AssetError`, one line."""
     if n_out is not None and (isinstance(n_out, bool) or not isinstance(n_out, int) or n_out < 1):
         raise TextError(f'n_out is the number of outputs, 1 or more, not {n_out!r}.')
-    folder = _folder(name, pretrained)
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(folder, **_local, **dict.fromkeys(_DROPOUTS, dropout))
-            if pretrained: body = AutoModel.from_pretrained(folder, config=config, use_safetensors=True, dtype=torch.float32, **_local)
-            else: body = AutoModel.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError) as e: raise TextError(f'{name}: Transformers finds no encoder there ({_first(e)}).') from None
+    body = hub.pretrained(AutoModel, source(name), pretrained=pretrained, error=TextError,
+                          **dict.fromkeys(_DROPOUTS, dropout))
     body.config.name_or_path, d = '', body.config.hidden_size
     groups = _groups(body, tokenizer(name).pad_token_id)
     if n_out is not None: groups['head'] = nn.Linear(d, n_out)
@@ -147,10 +130,12 @@ def attribution(
     steps:int=16,       # points on the way from nothing to the text
     max_length:int=128, # tokens that are read
 ) -> pd.DataFrame:      # a row for each token: token, effect
-    """How much each token adds to the logit of a class: integrated gradients, Sundararajan et al. (2017), from masked tokens to the text itself.
+    """How much each token adds to the logit of a class: integrated gradients, from masked tokens to the text.
 
-    The effects add up to the difference of the logits at the two ends, up to the error of `steps` points."""
-    if not isinstance(model[-1], nn.Linear): raise TextError('attribution needs a model with a head; load it with n_out, and give it a probe by to_head.')
+    Sundararajan et al. (2017). The effects add up to the difference of the logits at the two ends, up to the
+    error of `steps` points."""
+    if not isinstance(model[-1], nn.Linear):
+        raise TextError('attribution needs a model with a head: load it with n_out, and use to_head.')
     tok, device = model.tokenizer, next(model.parameters()).device
     ids = torch.tensor([tok(text, truncation=True, max_length=max_length).input_ids], device=device)
     blank = ids.where(torch.isin(ids, torch.tensor(tok.all_special_ids, device=device)), tok.mask_token_id)
@@ -163,8 +148,15 @@ def attribution(
     return pd.DataFrame(dict(token=tok.convert_ids_to_tokens(ids[0].tolist()), effect=effect.cpu().numpy()))
 
 # %% ../nbs/lessons/08_text.ipynb #1e5029fc
-__getattr__ = moved(__name__, dict.fromkeys(('Text', 'Tokens', 'Pad', 'ByLength'), 'corpora') | {'Topic': 'loaders.Label'} | dict.fromkeys(
-    ('Reword', 'Delete', 'Swap', 'neighbors', 'Synonyms', 'MaskedLM', 'masked_lm', 'fit_masked_lm', 'InContext'), 'reword'))
+_READING = 'Text', 'Tokens', 'Pad', 'ByLength'
+_REWORDING = ('Reword', 'Delete', 'Swap', 'neighbors', 'Synonyms', 'MaskedLM', 'masked_lm', 'fit_masked_lm',
+              'InContext')
+__getattr__ = moved(__name__, dict.fromkeys(_READING, 'corpora') | dict.fromkeys(_REWORDING, 'reword') | dict(
+    Topic='loaders.Label', _first='core.first_line', _local='hub.LOCAL', _quiet='hub.quiet'))
+
+def _folder(name, weights=True):  # for heads
+    wanted = ['*.json', '*.txt', '*.model', *['*.safetensors']*weights]
+    return hub.folder(source(name), *wanted, error=TextError)
 
 # %% ../nbs/lessons/08_text.ipynb #a852be0a
 document(globals())
