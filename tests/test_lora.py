@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tlcourse import backbones
-from tlcourse.finetune import learner, receipt
-from tlcourse.forgetting import tensors
+from tlcourse.finetune import learner
+from tlcourse.receipt import receipt
+from tlcourse.continual import tensors
 from tlcourse.lora import Bottleneck, LoRA, LoraError, adapt, attach, bill, inject, layers, merge, save, trainable
 
 peft = pytest.importorskip('peft')

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from .core import TLCourseError, document, first_line
-try: from tlcourse.text import _folder, _local, _quiet
+from . import hub
+try: from tlcourse.corpora import ByLength, tokenizer
 except ImportError: raise ImportError("tlcourse.heads needs Transformers; run pip install 'tlcourse[text]'") from None
-from .corpora import ByLength, tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -51,14 +51,14 @@ def with_head(
     **config                # id2label or num_labels for the head; and what you want otherwise, such as hidden_dropout_prob=.1
 ) -> PreTrainedModel:       # in evaluation mode, float32; the body pretrained, the head random; with `.tokenizer`
     "An encoder under another head; no dropout unless `config` says so."
-    folder = _folder(name, pretrained)
+    folder = hub.folder(name, '*.json', '*.txt', '*.model', *['*.safetensors']*pretrained, error=LanguageError)
     if kind.__name__.endswith('QuestionAnswering'): config = dict(num_labels=2) | config # beginning and end
     try:
-        with _quiet():
+        with hub.quiet():
             cfg = kind.config_class.from_pretrained(folder, **config)
             for k,v in cfg.to_dict().items():
                 if 'drop' in k and k not in config and isinstance(v, float): setattr(cfg, k, 0.)
-            model = kind.from_pretrained(folder, config=cfg, use_safetensors=True, **_local) if pretrained else kind(cfg)
+            model = kind.from_pretrained(folder, config=cfg, use_safetensors=True, **hub.LOCAL) if pretrained else kind(cfg)
     except (OSError, ValueError, RuntimeError, KeyError) as e:
         raise LanguageError(f'{name}: {kind.__name__} finds no encoder of its kind there ({first_line(e)}).') from None
     return with_tokenizer(model.float(), tokenizer(name))

@@ -19,11 +19,11 @@ from torch import nn
 
 # %% ../nbs/lessons/11_language_models.ipynb #a5bf94c1
 from .core import document, first_line, moved
-from .backbones import BackboneError, _hf_folder
+from . import hub
 from .finetune import learner
-from .forgetting import tensors
+from .continual import tensors
 from .heads import LanguageError, answers, checked_texts, tag, with_head, with_tokenizer
-from .text import MeanPool, _local, _quiet
+from .text import MeanPool
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -71,12 +71,12 @@ def causal(
         return _small(bpe(texts, vocab_size), width, layers, context, seed)
     if not str(source).startswith('hf:'): raise LanguageError(f"{source}: a language model is 'small', 'hf:REPO' or 'hf:FOLDER'.")
     try:
-        folder = _hf_folder(source[3:], '*.json', '*.txt', '*.safetensors')
-        with _quiet():
-            tok = AutoTokenizer.from_pretrained(folder, **_local)
-            lm = (GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True, **_local) if pretrained
-                  else _random(GPT2Config.from_pretrained(folder, **_local), seed))
-    except BackboneError as e: raise LanguageError(f"{str(e).partition('; connect')[0].rstrip('.')}; connect, or take 'small'.") from None
+        folder = hub.folder(source, '*.json', '*.txt', '*.safetensors')
+        with hub.quiet():
+            tok = AutoTokenizer.from_pretrained(folder, **hub.LOCAL)
+            lm = (GPT2LMHeadModel.from_pretrained(folder, use_safetensors=True, **hub.LOCAL) if pretrained
+                  else _random(GPT2Config.from_pretrained(folder, **hub.LOCAL), seed))
+    except hub.HubError as e: raise LanguageError(f"{str(e).partition('; connect')[0].rstrip('.')}; connect, or take 'small'.") from None
     except (OSError, ValueError, RuntimeError, KeyError) as e: raise LanguageError(f'{source}: there is no GPT-2 in it ({first_line(e)}).') from None
     return with_tokenizer(lm.float(), tok)
 
@@ -90,7 +90,7 @@ def _small(tok, width, layers, context, seed):
     return with_tokenizer(_random(config, seed), tok)
 
 def _random(config, seed):
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), hub.quiet():
         torch.manual_seed(seed)
         return GPT2LMHeadModel(config)
 
@@ -101,7 +101,7 @@ def blocks(
     length:int=128,   # tokens a block
 ) -> torch.Tensor:    # ids [n, length] int64
     "The texts end to end, each begun by the end-of-text token, cut into blocks; what is left over is dropped."
-    with _quiet(): ids = tok(checked_texts(texts, 'blocks'), add_special_tokens=False).input_ids
+    with hub.quiet(): ids = tok(checked_texts(texts, 'blocks'), add_special_tokens=False).input_ids
     flat = torch.tensor([i for o in ids for i in (tok.bos_token_id, *o)])
     if len(flat) < length: raise LanguageError(f'blocks: the texts have {len(flat)} tokens, fewer than one block of {length}.')
     return flat[:len(flat)//length*length].view(-1, length)
@@ -161,7 +161,7 @@ def score(
 ) -> Score:
     "The log-probability of each text, whatever its length: in overlapping windows, so that all but its beginning is predicted from half a window or more."
     texts, tok = checked_texts(texts, 'score'), lm.tokenizer
-    with _quiet(): ids = [[tok.bos_token_id, *o] for o in tok(texts, add_special_tokens=False).input_ids]
+    with hub.quiet(): ids = [[tok.bos_token_id, *o] for o in tok(texts, add_special_tokens=False).input_ids]
     pieces = sorted([(k, *w) for k,o in enumerate(ids) for w in _windows(o, lm.config.n_positions)], key=lambda o: len(o[1]))
     nats, mode = np.zeros(len(texts)), lm.training
     lm.eval()
