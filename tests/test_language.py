@@ -13,6 +13,7 @@ transformers = pytest.importorskip('transformers', reason="the text extra is not
 from tlcourse import language as G
 from tlcourse.backbones import groups
 from tlcourse.language import LanguageError
+from tlcourse.likelihood import windows
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -121,7 +122,7 @@ def test_score_of_long_texts_counts_each_token_once(lm):
 @pytest.mark.parametrize('n', [2, 15, 16, 17, 24, 25, 80])
 def test_windows(n):
     seen = Counter()
-    for ids, first in G._windows(list(range(n)), 16):
+    for ids, first in windows(list(range(n)), 16):
         assert len(ids) <= 16 and (first == 1 or first >= 8)
         seen.update(ids[first:])
     assert seen == Counter(range(1, n))
