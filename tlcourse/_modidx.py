@@ -1089,7 +1089,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tlcourse.text.TextModel': ('lessons/text.html#textmodel', 'tlcourse/text.py'),
                                'tlcourse.text.TextModel.tokenizer': ('lessons/text.html#textmodel.tokenizer', 'tlcourse/text.py'),
                                'tlcourse.text._': ('lessons/text.html#_', 'tlcourse/text.py'),
-                               'tlcourse.text._folder': ('lessons/text.html#_folder', 'tlcourse/text.py'),
                                'tlcourse.text._groups': ('lessons/text.html#_groups', 'tlcourse/text.py'),
                                'tlcourse.text._mask': ('lessons/text.html#_mask', 'tlcourse/text.py'),
                                'tlcourse.text.attribution': ('lessons/text.html#attribution', 'tlcourse/text.py'),

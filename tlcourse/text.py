@@ -151,12 +151,7 @@ def attribution(
 _READING = 'Text', 'Tokens', 'Pad', 'ByLength'
 _REWORDING = ('Reword', 'Delete', 'Swap', 'neighbors', 'Synonyms', 'MaskedLM', 'masked_lm', 'fit_masked_lm',
               'InContext')
-__getattr__ = moved(__name__, dict.fromkeys(_READING, 'corpora') | dict.fromkeys(_REWORDING, 'reword') | dict(
-    Topic='loaders.Label', _first='core.first_line', _local='hub.LOCAL', _quiet='hub.quiet'))
-
-def _folder(name, weights=True):  # for heads
-    wanted = ['*.json', '*.txt', '*.model', *['*.safetensors']*weights]
-    return hub.folder(source(name), *wanted, error=TextError)
+__getattr__ = moved(__name__, dict.fromkeys(_READING, 'corpora') | dict.fromkeys(_REWORDING, 'reword') | dict(Topic='loaders.Label'))
 
 # %% ../nbs/lessons/08_text.ipynb #a852be0a
 document(globals())
