@@ -26,10 +26,7 @@ with warnings.catch_warnings():
     from fastai.learner import Learner
 
 from .core import TLCourseError, document, first_line, nearest, write_whole
-from .backbones import BackboneError, Depthwise, Logits, groups
-try: from tlcourse.backbones import unwrap
-except ImportError: # until it is there
-    def unwrap(model): return getattr(model, '_orig_mod', getattr(model, 'module', model))
+from .backbones import BackboneError, Depthwise, Logits, groups, unwrap
 
 # %% ../nbs/foundations/adapters.ipynb #12c9c535
 class LoraError(TLCourseError, ValueError):
