@@ -7,7 +7,8 @@ __all__ = ['digest', 'Store']
 
 # %% ../nbs/foundations/cache.ipynb #618f9e27
 import hashlib, os, sys, sysconfig, warnings
-from functools import cache, partial
+from collections import OrderedDict
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 
@@ -35,7 +36,8 @@ def _installed(names):
     if file := names.get('__file__'): return _installed_file(file)
     return names.get('__name__') not in (None, '__main__') and names.get('__spec__') is not None # built into Python
 
-def _code(c): return (c.co_code, c.co_names, [_code(o) if isinstance(o, CodeType) else o for o in c.co_consts])
+@lru_cache(4096)
+def _code(c): return digest([c.co_code, c.co_names, [_code(o) if isinstance(o, CodeType) else o for o in c.co_consts]])
 def _names(c): return {*c.co_names}.union(*(_names(o) for o in c.co_consts if isinstance(o, CodeType)))
 
 # %% ../nbs/foundations/cache.ipynb #3be496ab
@@ -66,11 +68,11 @@ def _class(cls):
         own = module is None or not _installed(vars(module))
         yield from (c.__module__, c.__qualname__)
         for k,v in sorted(vars(c).items()):
-            if fs := _functions(v): yield from (k, fs if own else [f if not _installed(f.__globals__) else _code(f.__code__) for f in fs])
+            if fs := _functions(v): yield from (k, *(f if own or not _installed(f.__globals__) else _code(f.__code__) for f in fs))
             elif own and not k.startswith('__') and not hasattr(type(v), '__get__'): yield from (k, v)
 
 # %% ../nbs/foundations/cache.ipynb #107b23f6
-def _bytes(t): return t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+def _bytes(t): return memoryview(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 def _tensor(t):
     if t.is_meta: raise TypeError('a tensor on the meta device has no content')
@@ -85,9 +87,17 @@ def _file(o):
 def _state(o):
     "What pickle would keep of an object."
     yield type(o)
-    for p in o.__reduce_ex__(4): yield list(p) if hasattr(p, '__next__') else p
+    for p in o.__reduce_ex__(4):
+        if type(p) in (tuple, dict): yield len(p); yield from _parts(p)
+        else: yield list(p) if hasattr(p, '__next__') else p
 
 # %% ../nbs/foundations/cache.ipynb #0583a619
+_simple, _holders = frozenset((type(None), bool, int, float, complex, str)), frozenset((OrderedDict, dict, list, tuple, set))
+
+def _plain(o):
+    "Does `repr` say all of it? So it does of an empty dictionary, of which a network has thousands."
+    return type(o) in _simple or type(o) in _holders and not o
+
 def _parts(o):
     "Bytes and objects that say what `o` is, whatever its address in memory."
     if isinstance(o, (type(None), bool, int, float, complex, str, bytes, np.generic)): yield repr(o).encode()
@@ -120,8 +130,11 @@ def digest(
         memo[id(o)] = b'loop', o
         h = hashlib.sha256(type(o).__name__.encode())
         for p in _parts(o):
-            p = p if isinstance(p, bytes) else digest(p, memo)
-            h.update(len(p).to_bytes(8) + p)
+            if isinstance(p, (bytes, memoryview)): kind = b'raw'
+            elif _plain(p): kind, p = b'repr', f'{type(p).__name__} {p!r}'.encode()
+            else: kind, p = b'digest', digest(p, memo)
+            h.update(kind + len(p).to_bytes(8))
+            h.update(p)
         memo[id(o)] = h.digest(), o
     return memo[id(o)][0]
 

@@ -151,7 +151,8 @@ def _batches(dl, order, split, k, start, stop, bs, seed, workers=0):
 # %% ../nbs/foundations/features.ipynb #b6ce7a1c
 def _stack(ys):
     "Labels as an array: int64 [n], or float32 [n] or [n, c]."
-    y = np.stack([np.asarray(o.detach().cpu() if isinstance(o, torch.Tensor) else o) for o in ys])
+    if all(isinstance(o, torch.Tensor) for o in ys): ys = torch.stack(list(ys)).detach().cpu().as_subclass(torch.Tensor)
+    y = np.asarray(ys)
     return y.astype(np.int64 if y.dtype.kind in 'iub' else np.float32)
 
 def _own_labels(dl):
