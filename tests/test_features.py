@@ -3,11 +3,13 @@ import copy, os, random, subprocess, sys, warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from changes import draws
 from tlcourse import features as F
 from tlcourse.features import FeatureError, Features, extract, featurizer, probe, to_head
 from tlcourse.speed import fold_batchnorm
@@ -18,7 +20,7 @@ with warnings.catch_warnings():
     from fastai.data.transforms import IntToFloatTensor, Normalize
     from fastai.torch_core import TensorImage
     from fastai.vision.augment import Flip, RandTransform
-    from fasttransform import Transform
+    from fasttransform import ItemTransform, Transform
 
 pytestmark = pytest.mark.filterwarnings('ignore::DeprecationWarning')
 
@@ -354,6 +356,297 @@ def test_another_process_finds_them(home, tmp_path):
         count.append(len(files(home)))
     assert count[0] == count[1] == len(variants())
 
+def test_sixty_changes_drawn_at_random(home, tmp_path):
+    "Cached features are the fresh ones after whatever change, and come from disk where nothing changed."
+    seen = list(draws(60, tmp_path))
+    assert not [what for what,_,right in seen if not right]
+    hits = [hit for what,hit,_ in seen if what == 'nothing']
+    assert len(hits) >= 15 and sum(hits) >= .8*len(hits) and len({what for what,*_ in seen}) >= 15
+
+
+# Attacks on the cache: something changes, and the cached answer must be the fresh one -------------------------------------
+
+def small(head=2):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()), nn.Linear(16, head)).eval()
+
+@pytest.fixture
+def pngs(tmp_path):
+    "Sixteen pictures of 12 x 12 in files 0.bmp to 15.bmp, all of one size."
+    from PIL import Image
+    at = tmp_path/'pngs'; at.mkdir()
+    for i in range(16): Image.fromarray(np.random.default_rng(i).integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(at/f'{i}.bmp')
+    return at
+
+def stays_right(model, dl, change, dl2=None, **kwargs):
+    "Fill the cache, change something, and compare the cache's answer with a fresh one; gives the answers before and after."
+    before = extract(model, dl, progress=False, **kwargs)
+    change()
+    dl2 = dl2() if dl2 else dl
+    got, want = (extract(model, dl2, progress=False, cache=c, **kwargs) for c in (True, False))
+    assert got.x.shape == want.x.shape and got.vocab == want.vocab
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(got.y, want.y)
+    return before, got
+
+def differ(before, got): assert before.x.shape != got.x.shape or np.abs(before.x - got.x).max() > 1e-4  # the attack was one
+
+def from_df(df, pngs):
+    from fastai.vision.data import ImageDataLoaders
+    return ImageDataLoaders.from_df(df, pngs, fn_col='f', label_col='y', valid_pct=.5, seed=0, bs=4, num_workers=0, device='cpu')
+
+def table(n=16): return pd.DataFrame(dict(f=[f'{i}.bmp' for i in range(n)], y=(['a', 'b']*n)[:n]))
+
+TABLE = {}
+def by_table(o): return 'ab'[TABLE[Path(o).stem]]
+
+def by_block(items, get_y=by_table):
+    from fastai.data.block import CategoryBlock, DataBlock
+    from fastai.data.transforms import IndexSplitter
+    from fastai.vision.data import ImageBlock
+    return DataBlock((ImageBlock, CategoryBlock(vocab=['a', 'b'])), get_y=get_y, splitter=IndexSplitter(range(8, len(items)))).dataloaders(items, bs=4, num_workers=0, device='cpu')
+
+def test_a_label_corrected_in_row_12(home, pngs):
+    for part in (0, 1):  # row 12 is in one of them
+        df = table()
+        def correct(): df.loc[12, 'y'] = 'b' if df.y[12] == 'a' else 'a'
+        before, got = stays_right(small(), from_df(df, pngs)[part], correct, lambda: from_df(df, pngs)[part])
+        assert (before.x == got.x).all() and (before.y != got.y).sum() == (12 in from_df(df, pngs)[part].items.index)
+
+def test_a_label_corrected_in_a_global_table(home, pngs):
+    TABLE.update({str(i): i % 2 for i in range(16)})
+    items = [pngs/f'{i}.bmp' for i in range(16)]
+    dl = by_block(items).valid
+    before, got = stays_right(small(), dl, lambda: TABLE.update({'12': 1 - TABLE['12']}))  # the very same loader
+    assert (before.y != got.y).tolist() == [i == 12 for i in range(8, 16)] and (before.x == got.x).all()
+
+def test_a_longer_table_does_not_go_on_from_a_shorter(home, pngs, runs):
+    TABLE.update({str(i): i % 2 for i in range(16)})
+    items = [pngs/f'{i}.bmp' for i in range(16)]
+    before, got = stays_right(small(), by_block(items[:14]).valid, lambda: None, lambda: by_block(items).valid)
+    assert len(before) == 6 and len(got) == 8 and sum(runs) >= 6 + 8 + 8
+
+def test_a_picture_replaced_on_disk_where_items_are_strings(home, pngs, monkeypatch):
+    "One that is not looked at again, and of the same size."
+    from PIL import Image
+    monkeypatch.setattr(F, '_as_kept', lambda *a, **k: True)  # the name alone must tell
+    items = [str(pngs/f'{i}.bmp') for i in range(16)]
+    def replace():
+        size = (pngs/'9.bmp').stat().st_size
+        Image.new('RGB', (12, 12), 'red').save(pngs/'9.bmp')
+        assert (pngs/'9.bmp').stat().st_size == size
+        os.utime(pngs/'9.bmp', ns=(1, 1))
+    before, got = stays_right(small(), by_block(items, lambda o: 'ab'[int(Path(o).stem) % 2]).valid, replace)
+    assert (before.x != got.x).any(1).tolist() == [i == 9 for i in range(8, 16)]
+
+def test_a_picture_replaced_that_rows_of_a_table_name(home, pngs, monkeypatch):
+    from PIL import Image
+    monkeypatch.setattr(F, '_as_kept', lambda *a, **k: True)
+    def replace(): Image.new('RGB', (12, 12), 'red').save(pngs/'9.bmp'); os.utime(pngs/'9.bmp', ns=(1, 1))
+    changed = [stays_right(small(), dl, replace) for dl in from_df(table(), pngs)]
+    assert (changed[0][0].x != changed[0][1].x).any() or 9 in from_df(table(), pngs).valid.items.index
+
+GAIN = 2.
+def helper(x): return x*GAIN
+class Helped(nn.Module):
+    level = 1.
+    def __init__(self): super().__init__(); self.c = nn.Conv2d(3, 4, 3)
+    def forward(self, x): return (helper(self.c(x))*type(self).level).mean((2, 3))
+class Calls(nn.Module):
+    def __init__(self, f): super().__init__(); self.f = f
+    def forward(self, x): return self.f(x)
+def helped(): torch.manual_seed(0); return nn.Sequential(Helped(), nn.Linear(4, 2)).eval()
+
+@pytest.fixture(params=[True, False], ids=['verified', 'by name alone'])
+def verified(request, monkeypatch):
+    "The name must change, whether or not eight items are looked at again."
+    if not request.param: monkeypatch.setattr(F, '_as_kept', lambda *a, **k: True)
+
+def test_a_helper_defined_anew(home, monkeypatch, verified):
+    differ(*stays_right(helped(), loader(), lambda: monkeypatch.setitem(globals(), 'helper', lambda x: x*GAIN + 1)))
+
+def test_a_constant_that_forward_looks_up(home, monkeypatch, verified):
+    differ(*stays_right(helped(), loader(), lambda: monkeypatch.setitem(globals(), 'GAIN', 3.)))
+
+def test_an_attribute_of_the_class(home, monkeypatch, verified):
+    differ(*stays_right(helped(), loader(), lambda: monkeypatch.setattr(Helped, 'level', 2.)))
+
+def test_a_method_replaced_by_patch(home, monkeypatch, verified):
+    from fastcore.basics import patch
+    monkeypatch.setattr(Helped, 'forward', Helped.forward)  # put back in the end
+    def change():
+        @patch
+        def forward(self:Helped, x): return self.c(x).amax((2, 3))
+    differ(*stays_right(helped(), loader(), change))
+
+def test_weights_in_a_closure(home, verified):
+    inner = nn.Conv2d(3, 4, 3)
+    m = nn.Sequential(Calls(lambda x: inner(x).mean((2, 3))), nn.Linear(4, 2)).eval()
+    differ(*stays_right(m, loader(), lambda: inner.weight.data.add_(1.)))
+
+def test_autocast(home, verified):
+    m, dl = small(), loader()
+    plain = extract(m, dl)
+    with torch.autocast('cpu', torch.bfloat16): got, want = extract(m, dl), extract(m, dl, cache=False)
+    assert (got.x == want.x).all() and (got.x != plain.x).any() and (extract(m, dl).x == plain.x).all()
+
+def test_batches_cut_elsewhere(home, verified):
+    def cut(dl, n):
+        old = dl.create_batch
+        def create(b): x, y = old(b); return x[..., :n], y
+        dl.create_batch = create
+        return dl
+    m, dl = small(), loader()
+    differ(*stays_right(m, dl, lambda: None, lambda: cut(loader(), 7)))
+    differ(*stays_right(m, cut(loader(), 7), lambda: None, lambda: cut(loader(), 6)))
+
+class Sliced(TfmdDL):
+    "A loader with an attribute of its own."
+    def __init__(self, dataset, n=9, **kwargs): super().__init__(dataset, **kwargs); self.sides = n
+    def new(self, *args, **kwargs): return super().new(*args, n=self.sides, **kwargs)
+    def create_batch(self, b): x, y = super().create_batch(b); return x[..., :self.sides], y
+
+def test_an_attribute_of_the_loader(home, verified):
+    m, dl = small(), Sliced(items(), bs=4, num_workers=0)
+    next(iter(dl))  # an iteration that was broken off leaves things behind
+    differ(*stays_right(m, dl, lambda: setattr(dl, 'sides', 7)))
+
+def test_another_pooling_of_a_vision_transformer(home, verified):
+    import timm
+    v = timm.create_model('vit_tiny_patch16_224', img_size=32, num_classes=2, global_pool='avg', depth=1).eval()
+    g = torch.Generator().manual_seed(0)
+    data = [(torch.randn(3, 32, 32, generator=g), i % 2) for i in range(8)]
+    differ(*stays_right(v, loader(data), lambda: v.reset_classifier(2, global_pool='token')))
+
+def test_labels_that_a_batch_transform_changes(home, runs):
+    class Swap(ItemTransform):
+        def encodes(self, b): return b[0], 1 - b[1]
+    for again in range(2):
+        f = extract(small(), loader([(x, y % 2) for x,y in items()], after_batch=[Swap()]))
+        assert f.y.tolist() == [1 - i % 3 % 2 for i in range(20)]
+
+
+# Kinds of networks, items and labels ----------------------------------------------------------------------------------
+
+def test_half_precision(home):
+    m = small().bfloat16()
+    f = extract(m, loader(), fold=False)
+    with torch.no_grad(): want = m[0](torch.stack([x for x,_ in items()]).bfloat16()).float().numpy()
+    assert f.x.dtype == np.float32
+    np.testing.assert_allclose(f.x, want, rtol=.02, atol=.01)
+    np.testing.assert_allclose(extract(m, loader(), cache=False).x, want, rtol=.05, atol=.03)
+
+def test_batchnorm_without_statistics_is_refused(home):
+    m = small()
+    m[0][1] = nn.BatchNorm2d(4, track_running_stats=False)
+    fails(lambda: extract(m, loader()), 'BatchNorm2d', 'track_running_stats=True')
+
+def test_a_sparse_buffer(home, runs):
+    m = small()
+    m[0].register_buffer('graph', torch.eye(3).to_sparse())
+    extract(m, loader())
+    n = len(runs)
+    extract(m, loader())
+    assert sum(runs[n:]) == 8 and len(files(home)) == 1
+    m[0].graph = (2*torch.eye(3)).to_sparse()
+    extract(m, loader())
+    assert len(files(home)) == 2
+
+@pytest.mark.parametrize('wrap', [nn.DataParallel, lambda m: torch.compile(m, backend='eager')], ids=['DataParallel', 'compile'])
+def test_wrapped_networks_are_unwrapped(home, runs, wrap):
+    a = extract(small(), loader())
+    n = len(runs)
+    assert (extract(wrap(small()), loader()).x == a.x).all() and sum(runs[n:]) == 8 and len(files(home)) == 1  # the same network, so the same name
+
+def test_items_without_labels(home, pngs):
+    df = table()
+    dls = from_df(df, pngs)
+    f = extract(small(), dls.test_dl(df.iloc[:3]))
+    assert f.x.shape == (3, 16) and f.y is None and 'no labels' in repr(f)
+    m = small()
+    with_labels = extract(m, dls.test_dl(df.iloc[:3], with_labels=True))
+    np.testing.assert_allclose(with_labels.x, f.x, rtol=1e-4, atol=1e-5)
+    assert with_labels.y.tolist() == [0, 1, 0]
+    fails(lambda: probe(f), 'no labels')
+    one = extract(m, dls.test_dl(df.iloc[:3]))  # from disk
+    assert one.y is None
+
+def test_one_tensor_an_item(home):
+    data = torch.stack([x for x,_ in items()])
+    f = extract(small(), TfmdDL([(x,) for x in data], bs=4, num_workers=0))
+    assert f.y is None and len(f) == 20
+
+@pytest.mark.parametrize('make,dtype,shape', [(lambda i: torch.tensor([i % 2, i % 3 == 0, 1 - i % 2]).float(), np.float32, (20, 3)),
+                                              (lambda i: torch.tensor(i/7), np.float32, (20,)), (lambda i: torch.tensor([i/7, -i/3]), np.float32, (20, 2))],
+                         ids=['several labels', 'a number', 'two numbers'])
+def test_other_labels(home, make, dtype, shape):
+    data = [(x, make(i)) for i,(x,_) in enumerate(items())]
+    for again in range(2):
+        f = extract(small(), loader(data))
+        assert f.y.dtype == dtype and f.y.shape == shape
+        np.testing.assert_allclose(f.y, np.stack([np.asarray(y) for _,y in data]), rtol=1e-6)
+
+
+# Processes that load --------------------------------------------------------------------------------------------------
+
+class Half(Transform):
+    def encodes(self, x:TensorImage): return x*.5
+
+class Scene:
+    "Pictures that a process makes for itself; at the top of a module, so that it goes to processes that are spawned."
+    def __len__(self): return 12
+    def __getitem__(self, i): return TensorImage(torch.full((3, 9, 9), float(i)) + torch.arange(9.)), i % 3
+
+@pytest.fixture(params=['spawn', 'fork'])
+def start_method(request):
+    import multiprocessing
+    if request.param not in multiprocessing.get_all_start_methods(): pytest.skip(f'there is no {request.param} here')
+    old = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(old, force=True)
+
+def test_processes_that_load(home, start_method, runs):
+    def dl(workers): return TfmdDL(Scene(), bs=4, num_workers=workers, after_item=[Half()])
+    want = extract(small(), dl(0), cache=False)
+    got = extract(small(), dl(2), bs=4)
+    np.testing.assert_allclose(got.x, want.x, rtol=1e-4, atol=1e-5)
+    n = len(runs)
+    assert got.y.tolist() == want.y.tolist() and (extract(small(), dl(0)).x == got.x).all() and sum(runs[n:]) == 8
+
+
+# What once went wrong -------------------------------------------------------------------------------------------------
+
+def test_a_longer_file_is_refused(home):
+    "Features of more items than there are, under the right name and with a right checksum."
+    a = extract(small(), loader())
+    f, = files(home)
+    kept = F._store.get(f.stem)
+    F._store.put(f.stem, **{k: np.concatenate([v, v]) if k in 'xy' else v for k,v in kept.items()})
+    assert (extract(small(), loader()).x == a.x).all()
+    F._store.put(f.stem, **kept | dict(n=np.asarray(21)))
+    assert (extract(small(), loader()).x == a.x).all()
+
+def test_batches_draw_different_views(home):
+    "Of one picture twenty times over, noise makes as many different ones: no two batches are seeded alike."
+    class Noise(RandTransform):
+        split_idx = 0
+        def encodes(self, x:TensorImage): return x + torch.randn_like(x)
+    x = TensorImage(torch.zeros(3, 9, 9))
+    v = extract(small(), loader([(x, 0)]*20, after_batch=[Noise()]), views=2, bs=4).x.reshape(40, -1)
+    assert len(np.unique(v.round(4), axis=0)) == 40
+
+@pytest.mark.parametrize('breaks', [False, True])
+def test_the_mode_of_the_network_is_put_back(home, monkeypatch, breaks):
+    m = small().train()
+    m[0][1].eval()
+    before, modes = copy.deepcopy(m.state_dict()), [o.training for o in m.modules()]
+    if breaks: monkeypatch.setattr(F.Depths, 'forward', lambda self, x: 1/0)
+    try: extract(m, loader())
+    except ZeroDivisionError: assert breaks
+    assert [o.training for o in m.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k,v in m.state_dict().items())
+
 
 # What is refused ------------------------------------------------------------------------------------------------------
 
@@ -430,6 +723,32 @@ def test_to_head(c):
     to_head(p, m)
     with torch.no_grad(): got = m[-1](torch.from_numpy(a.x)).softmax(1).numpy()
     np.testing.assert_allclose(got, p.predict_proba(a.x), atol=1e-4)
+
+def test_class_weight_is_scikit_learns():
+    a, b = blobs(90, 8, 3, far=.5), blobs(60, 8, 3, seed=1, far=.5)
+    keep = np.r_[np.flatnonzero(a.y == 0), np.flatnonzero(a.y > 0)[:12]]
+    a = Features(a.x[keep], a.y[keep], a.vocab)
+    z, mean, scale = (a.x - a.x.mean(0))/a.x.std(), a.x.mean(0), a.x.std()
+    for weight in ('balanced', {0: 1, 1: 5, 2: 2}, None):
+        want = LogisticRegression(C=.1, tol=1e-8, max_iter=10_000, class_weight=weight).fit(z, a.y).predict_proba((b.x - mean)/scale)
+        np.testing.assert_allclose(probe(a, b, Cs=[.1], class_weight=weight).predict_proba(b.x), want, atol=5e-3)
+    assert np.abs(probe(a, Cs=[.1], class_weight='balanced').predict_proba(b.x) - want).max() > .05
+    fails(lambda: probe(Features(a.x, a.y/3.), class_weight='balanced'), 'class_weight')
+
+def test_to_head_of_several_labels_and_numbers():
+    from sklearn.linear_model import Ridge
+    a = blobs(60, 5, 3)
+    labels = Features(a.x, np.eye(3, dtype=np.float32)[a.y], a.vocab)
+    p, m = probe(labels), Net(c=3)
+    with torch.no_grad(): got = to_head(p, m)[-1](torch.from_numpy(a.x)).sigmoid().numpy()
+    np.testing.assert_allclose(got, p.predict_proba(a.x), atol=1e-4)
+    rng = np.random.default_rng(0)
+    for y in (a.x@rng.normal(size=5).astype(np.float32), a.x@rng.normal(size=(5, 2)).astype(np.float32)):
+        p, m = probe(Features(a.x, y), Cs=[1., 10.]), Net(c=1 if y.ndim == 1 else 2)
+        with torch.no_grad(): got = to_head(p, m)[-1](torch.from_numpy(a.x)).numpy()
+        np.testing.assert_allclose(got.reshape(y.shape), p.predict(a.x), rtol=1e-3, atol=1e-2)
+        z = (a.x - a.x.mean(0))/a.x.std()
+        np.testing.assert_allclose(p.predict(a.x), Ridge(p.alpha_).fit(z, y).predict(z), rtol=1e-3, atol=1e-2)
 
 def test_probe_refuses():
     a = blobs()

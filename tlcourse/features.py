@@ -10,7 +10,7 @@ import warnings
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import partial, singledispatch
+from functools import cache, partial, singledispatch
 from os.path import isfile
 from pathlib import Path
 import time
@@ -30,7 +30,7 @@ import pandas as pd
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    from fastai.data.core import TfmdLists
+    from fastai.data.core import TfmdDL, TfmdLists
     from fastai.data.load import DataLoader
     from fastai.torch_core import no_random, set_seed
     from fasttransform import Pipeline
@@ -126,19 +126,19 @@ class _SetSplit:
 
 # %% ../nbs/foundations/features.ipynb #3ef36a26
 class _Places:
-    "Which items come next; before each batch a seed of its own."
-    def __init__(self, order, k, start, stop, bs, seed): self.order, self.k, self.start, self.stop, self.bs, self.seed = order, k, start, stop, bs, seed
+    "Which items come next; before each batch a seed of its own. Other processes get a list: fastai would bind a method to the loader."
+    def __init__(self, order, k, start, stop, bs, seed, listed):
+        self.order, self.k, self.start, self.stop, self.bs, self.seed, self.listed = order, k, start, stop, bs, seed, listed
     def __iter__(self):
         for p in range(self.start, self.stop):
             if (p - self.start) % self.bs == 0: set_seed(self.seed + p)
             yield self.order[p//self.k]
-    def __call__(self): return self
-    def listed(self): return list(self)
+    def __call__(self): return list(self) if self.listed else self
 
 def _batches(dl, order, split, k, start, stop, bs, seed, workers=0):
     "Batches from `start` to `stop`, each of `bs` and with random numbers of its own; number p is view p % k of item `order[p // k]`."
-    places = _Places(order, k, start, stop, bs, seed)
-    new = dl.new(bs=bs, shuffle=False, drop_last=False, num_workers=workers, get_idxs=places.listed if workers else places)
+    places = _Places(order, k, start, stop, bs, seed, workers > 0)
+    new = dl.new(bs=bs, shuffle=False, drop_last=False, num_workers=workers, get_idxs=places)
     new.before_iter = _SetSplit(new, split)
     for batch in new:
         batch = batch if isinstance(batch, (tuple, list)) else (batch,)
@@ -201,10 +201,16 @@ def _items(ds, split):
     return res
 
 # %% ../nbs/foundations/features.ipynb #91405f1b
+@cache
+def _usual():
+    "What every loader has once it has run: counted elsewhere, or without effect here."
+    dl = TfmdDL([0], num_workers=0)
+    list(dl)
+    return {*vars(dl), 'it', '_types', 'before_iter', 'get_idxs', 'wif'}
+
 def _batching(dl):
-    "How items become batches: the class of the loader, and what was replaced in this one."
-    return type(dl), {k: v for k,v in vars(dl).items() if callable(v) and not isinstance(v, (nn.Module, Pipeline)) and k not in
-                      ('before_iter', 'get_idxs', 'fake_l', 'rng', 'wif', 'dataset', 'after_item', 'before_batch', 'after_batch')}
+    "How items become batches: the class of the loader, and what in this one is not as fastai makes it."
+    return type(dl), {k: v for k,v in vars(dl).items() if k not in _usual()}
 
 def _modes(device):
     "What changes numbers without being part of the network."
@@ -214,7 +220,7 @@ def _modes(device):
 def _key(body, dl, device, split, *more):
     "The name of a set of features; None, with a warning, if something that decides about them cannot be told apart."
     pipes = [_tfms(getattr(dl, o), split) for o in ('after_item', 'before_batch', 'after_batch')]
-    try: return digest([2, body, _items(dl.dataset, split), pipes, _batching(dl), _modes(device), device.type, *more]).hex()
+    try: return digest([3, body, _items(dl.dataset, split), pipes, _batching(dl), _modes(device), device.type, *more], {id(dl): (b'loader', dl)}).hex()
     except (TypeError, AttributeError, RecursionError, RuntimeError, ValueError) as e:
         warnings.warn(f'extract: these features are not kept on disk, as what they depend on cannot be compared ({first_line(e)}).', stacklevel=4)
 
