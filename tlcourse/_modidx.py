@@ -180,6 +180,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tlcourse.cache._libraries': ('foundations/cache.html#_libraries', 'tlcourse/cache.py'),
                                 'tlcourse.cache._looked_up': ('foundations/cache.html#_looked_up', 'tlcourse/cache.py'),
                                 'tlcourse.cache._names': ('foundations/cache.html#_names', 'tlcourse/cache.py'),
+                                'tlcourse.cache._own': ('foundations/cache.html#_own', 'tlcourse/cache.py'),
                                 'tlcourse.cache._parts': ('foundations/cache.html#_parts', 'tlcourse/cache.py'),
                                 'tlcourse.cache._plain': ('foundations/cache.html#_plain', 'tlcourse/cache.py'),
                                 'tlcourse.cache._state': ('foundations/cache.html#_state', 'tlcourse/cache.py'),

@@ -41,12 +41,15 @@ def _code(c): return digest([c.co_code, c.co_names, [_code(o) if isinstance(o, C
 def _names(c): return {*c.co_names}.union(*(_names(o) for o in c.co_consts if isinstance(o, CodeType)))
 
 # %% ../nbs/foundations/cache.ipynb #3be496ab
+def _own(o): return isinstance(o, ModuleType) and not _installed(vars(o))
+
 def _looked_up(f):
-    "What a function of the user's finds in its module: {name: value}; of the user's own modules what it may take from them."
-    if _installed(f.__globals__): return {}
-    names = _names(f.__code__)
-    found = {k: f.__globals__[k] for k in sorted(names) if k in f.__globals__}
-    return {k: {n: getattr(v, n) for n in sorted(names) if hasattr(v, n)} if isinstance(v, ModuleType) and not _installed(vars(v)) else v for k,v in found.items()}
+    "What a function closes over and, if it is the user's, finds in its module: {name: value}; of the user's own modules what it may take from them."
+    found, names = dict(zip(f.__code__.co_freevars, _cells(f))), sorted(_names(f.__code__))
+    if not _installed(f.__globals__):
+        found |= {k: f.__globals__[k] for k in names if k in f.__globals__}
+        found |= {k: sys.modules[k] for k in names if k not in found and _own(sys.modules.get(k))} # imported inside the function
+    return {k: {n: getattr(v, n) for n in names if hasattr(v, n)} if _own(v) else v for k,v in found.items()}
 
 def _cells(f):
     for c in f.__closure__ or ():
@@ -62,12 +65,12 @@ def _functions(o):
 
 # %% ../nbs/foundations/cache.ipynb #93540490
 def _class(cls):
-    "What a class does: its methods and those that it inherits; of the user's own classes the values of attributes too."
-    for c in cls.__mro__[:-1]:
-        module = sys.modules.get(c.__module__)
-        own = module is None or not _installed(vars(module))
-        yield from (c.__module__, c.__qualname__)
-        for k,v in sorted(vars(c).items()):
+    "What a class does: its methods, and by its bases those that it inherits; of the user's own classes the values of attributes too."
+    module = sys.modules.get(cls.__module__)
+    own = module is None or not _installed(vars(module))
+    yield from (cls.__module__, cls.__qualname__, *cls.__bases__)
+    if cls is not object:
+        for k,v in sorted(vars(cls).items()):
             if fs := _functions(v): yield from (k, *(f if own or not _installed(f.__globals__) else _code(f.__code__) for f in fs))
             elif own and not k.startswith('__') and not hasattr(type(v), '__get__'): yield from (k, v)
 
@@ -113,7 +116,7 @@ def _parts(o):
     elif isinstance(o, type): yield from _class(o)
     elif isinstance(o, (BuiltinFunctionType, ModuleType)) or type(o).__name__ == 'ufunc': yield getattr(o, '__qualname__', o.__name__).encode()
     elif isinstance(o, MethodType): yield from (o.__func__, o.__self__)
-    elif isinstance(o, FunctionType): yield from (_code(o.__code__), o.__defaults__, o.__kwdefaults__, list(_cells(o)), _looked_up(o))
+    elif isinstance(o, FunctionType): yield from (_code(o.__code__), o.__defaults__, o.__kwdefaults__, _looked_up(o))
     elif isinstance(o, partial): yield from (o.func, o.args, o.keywords)
     elif isinstance(o, CodeType): yield _code(o)
     elif fs := _functions(o): yield from fs
