@@ -487,3 +487,11 @@ def test_pandas_is_imported_for_the_table_alone():
 @pytest.mark.parametrize('name', ['efficientnet_lite0', 'animals'])
 def test_real_assets_are_what_the_catalog_says(name):
     assert (fetch(name, progress=False)/'manifest.json').exists() and problems(assets.find(name), full=True) == []
+
+
+def test_a_manifest_without_files_is_a_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv('TLCOURSE_HOME', str(tmp_path))
+    a = all_assets()[0]
+    a.folder.mkdir(parents=True)
+    (a.folder/'manifest.json').write_text(json.dumps(dict(format=1, sha256=a.sha256, files={})))
+    assert problems(a, full=True) == ['manifest.json names no files']

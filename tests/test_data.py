@@ -400,3 +400,11 @@ def test_another_layout(server, home):
     tgz(server[0]/'oxford-iiit-pet.tgz', {'oxford-iiit-pet/readme.txt': b'x', 'oxford-iiit-pet/other.txt': b'y'})
     with pytest.raises(DataError, match='does not hold this data set') as e: images('pets')
     assert one_line(e)
+
+
+def test_a_picture_that_a_string_names_is_read_again_when_it_changes(tmp_path):
+    from tlcourse.data import Fit, Picture, Pixels
+    read, item = Pixels(Fit(8, Image.Resampling.BILINEAR)), Picture('a', 'cat', str(tmp_path/'a.png'))
+    for shade in (0, 200):
+        Image.new('RGB', (8, 8 + shade), (shade,)*3).save(tmp_path/'a.png') # another size of file, whatever the clock
+        assert read.load(item).float().mean() == shade

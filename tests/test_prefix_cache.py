@@ -568,3 +568,43 @@ def test_items_of_a_batch_do_not_share_their_view():
     views = [[next(v for v in range(4) if (h[v] == r).all(1).any()) for r in batch] for batch in seen]
     assert any(len(set(o)) > 1 for o in views)
     assert views[:5] != views[5:], 'each epoch draws anew, whatever the order of items'
+
+
+# what lies on disk
+
+def on_disk(folder, **kwargs):
+    "Pictures that strings name, each with its label in a text file beside it."
+    from fastai.data.core import Datasets
+    from fastai.data.transforms import Categorize, IntToFloatTensor, ToTensor
+    from fastai.vision.core import PILImage
+    from PIL import Image
+    for i in range(24):
+        noise = torch.randint(256, (8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i)).numpy()
+        Image.fromarray(noise).save(folder/f'{i:02d}.png')
+        (folder/f'{i:02d}.txt').write_text(str(i % 3))
+    def label(name): return (folder/f'{name[-6:-4]}.txt').read_text()
+    random.seed(0)
+    return Datasets([str(folder/f'{i:02d}.png') for i in range(24)], [[PILImage.create], [label, Categorize(vocab=list('012'))]],
+                    splits=[range(16), range(16, 24)]).dataloaders(bs=4, after_item=[ToTensor()], after_batch=[IntToFloatTensor()])
+
+def another_picture(folder, dls):
+    from PIL import Image
+    Image.new('RGB', (8, 8), 'red').save(folder/'05.png')
+def another_label(folder, dls): (folder/'05.txt').write_text('0')
+def other_batches(folder, dls):
+    old = dls.train.create_batch
+    dls.train.create_batch = lambda items: (255 - old(items)[0], old(items)[1])
+
+@pytest.mark.parametrize('views', [None, 2])
+@pytest.mark.parametrize('change', [another_picture, another_label, other_batches])
+def test_a_change_that_no_item_names(tmp_path, change, views):
+    "The picture is none of the eight that are looked at again, and of views none is; the key tells."
+    cache = PrefixCache(views=views)
+    learn, _ = fitted(cache, dls=on_disk(tmp_path))
+    change(tmp_path, learn.dls)
+    again(learn, n=-1)
+    kept, k = cache.kept[learn.dls.train], frozen_groups(learn.model)
+    x, y = next(iter(learn.dls.train.new(bs=16, shuffle=False)))
+    with torch.no_grad(): h = learn.model.eval()[:k](x.as_subclass(torch.Tensor))
+    assert torch.equal(kept.y[0], y.as_subclass(torch.Tensor))
+    for v in range(views or 1): assert torch.allclose(kept.h[k][v], h, atol=1e-4)

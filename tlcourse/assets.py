@@ -136,6 +136,7 @@ def problems(
     except (OSError, ValueError): return ['manifest.json cannot be read']
     if not isinstance(manifest, dict) or manifest.get('format') != 1: return ['made by another version of tlcourse']
     if manifest.get('sha256') != asset.sha256: return ['made from another download']
+    if not manifest.get('files'): return ['manifest.json names no files']
     res = []
     try:
         for name,(size,digest) in manifest['files'].items():

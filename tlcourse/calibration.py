@@ -29,7 +29,7 @@ def _array(o):
     else:
         o = np.asarray(o)
         eps = np.finfo(o.dtype).eps if o.dtype.kind == 'f' else 0.
-    return o.astype(float) if o.dtype.kind == 'f' else o, max(1e-3, 2*float(eps))
+    return o.astype(float) if o.dtype.kind == 'f' else o, max(2e-2, 2*float(eps))
 
 def _checked(rows, y, name):
     "`rows` and `y` as arrays, and a tolerance; or one line on what is wrong with them."

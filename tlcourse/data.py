@@ -165,7 +165,8 @@ class Pixels(Keep, Transform):
     def load(self, x):
         "The pixels of `x`, or a `DataError` that names it."
         item = isinstance(x, Picture)
-        source = x.source if item else Path(x) if isinstance(x, str) else x
+        source = x.source if item else x
+        if isinstance(source, str): source = Path(source)
         key = source_key(source) if item and not self.whole else None
         if (kept := self.get(key)) is not None: return kept
         try: im = _read(source, None if self.whole else self.fit.size, self.top, self.window)

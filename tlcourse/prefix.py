@@ -17,8 +17,9 @@ from torch import nn
 from .backbones import groups, unwrap
 from .cache import digest
 from .core import document
-from .features import fold_batchnorm
+from .features import batching, contents
 from .learners import BnEval, FinetuneError, has_statistics
+from .speed import fold_batchnorm
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -148,16 +149,21 @@ def _refuse_different(self:PrefixCache, seq, k, dl):
         raise FinetuneError('PrefixCache: what the model says of a text changes with its padding; take one that leaves vectors of zeros out, as `text.load` does.')
 
 # %% ../nbs/foundations/prefix.ipynb #16d34d4b
-def _key(*o):
+def _key(*o, memo=None):
     "The digest of what `o` holds, or None if that cannot be told."
-    try: return digest(list(o))
+    try: return digest(list(o), memo)
     except (TypeError, AttributeError, RecursionError): return None
 
-def _keys(seq, dl, *more):
-    "For each k what the output of `seq[:k]` depends on: items, transforms, and the groups with their weights, buffers, settings, code and hooks."
-    lists = [dl.dataset] if hasattr(dl.dataset, 'items') else getattr(dl.dataset, 'tls', None)
-    data = dl.dataset if lists is None else [(list(o.items), list(getattr(o.tfms, 'fs', []))) for o in lists if hasattr(o, 'tfms')] or dl.dataset
-    keys = [_key(data, [f for f in _tfms(dl) if not callable(getattr(f, '__self__', None))], str(more))]
+def _labels(dl):
+    "The labels of all items as the data set gives them now."
+    ds = dl.dataset
+    if (tls := getattr(ds, 'tls', None)) is not None: return [[tl[i] for i in range(dl.n)] for tl in list(tls)[ds.n_inp:]]
+    return [tuple(ds[i])[1:] for i in range(dl.n)]
+
+def _keys(seq, dl, split, *more):
+    "For each k what the output of `seq[:k]` depends on: items, labels, transforms, and the groups with their weights, settings, code and hooks."
+    tfms = [f for f in _tfms(dl) if not callable(getattr(f, '__self__', None))]
+    keys = [_key(contents(dl.dataset, split), _labels(dl), tfms, batching(dl), str(more), memo={id(dl): (b'loader', dl)})]
     for g in seq: keys.append(keys[-1] and _key(keys[-1], g))
     return keys
 
@@ -245,7 +251,7 @@ def _plan(self:PrefixCache, seq, k):
     self.kept = {dl: kept for dl,kept in self.kept.items() if dl in loaders} # what belongs to other data goes
     for dl in loaders:
         views = self.views or 1 if dl is self.learn.dls.train else 1
-        keys = _keys(seq[:k], dl, views, self.seed, self.dtype, self.fold, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
+        keys = _keys(seq[:k], dl, int(dl is not self.learn.dls.train), views, self.seed, self.dtype, self.fold, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
         kept = self.kept.get(dl)
         if kept: kept.h = {depth: h for depth,h in kept.h.items() if depth <= k and keys[depth] and kept.key[depth] == keys[depth]}
         if not kept or not kept.h or not kept.holds(seq, max(kept.h)): kept = self.kept[dl] = _Kept(dl, views)
