@@ -546,6 +546,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tlcourse.deploy.Predictor.__repr__': ('foundations/deploy.html#predictor.__repr__', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy.Predictor._outputs': ('foundations/deploy.html#predictor._outputs', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy.Predictor._run': ('foundations/deploy.html#predictor._run', 'tlcourse/deploy.py'),
+                                 'tlcourse.deploy._augments': ('foundations/deploy.html#_augments', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy._card': ('foundations/deploy.html#_card', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy._checked': ('foundations/deploy.html#_checked', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy._counts': ('foundations/deploy.html#_counts', 'tlcourse/deploy.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'DeployError', 'quantile', 'Predictor', 'predict', 'load', 'wilson', 'save']
 
-# %% ../nbs/foundations/deploy.ipynb #5fd51cf4
+# %% ../nbs/foundations/deploy.ipynb #da97f8ec
 import hashlib, json, math, os, platform, shutil, time, warnings
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -18,11 +18,11 @@ from PIL import Image, ImageOps
 from .core import TLCourseError, document, first_line, listing, no_bar, write_whole
 from .pictures import READABLE, UNREADABLE, read as read_picture, why
 
-# %% ../nbs/foundations/deploy.ipynb #f9f95d65
+# %% ../nbs/foundations/deploy.ipynb #57aff9e1
 class DeployError(TLCourseError, ValueError):
     "Something is wrong with what is to be saved, with a saved folder, or with what is to be predicted; the message is one line with the way out."
 
-# %% ../nbs/foundations/deploy.ipynb #42c95a1f
+# %% ../nbs/foundations/deploy.ipynb #80eafa2d
 def _hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -46,7 +46,7 @@ def _take_place(new, path):
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/foundations/deploy.ipynb #95f04aba
+# %% ../nbs/foundations/deploy.ipynb #31b4df11
 def _restored(path):
     "If a save was cut off between its two moves, put the old folder back."
     if not path.exists() and _ours(_old(path)): _old(path).rename(path)
@@ -72,7 +72,7 @@ def _replacing(path):
         shutil.rmtree(new, ignore_errors=True)
         _restored(path)
 
-# %% ../nbs/foundations/deploy.ipynb #11e323eb
+# %% ../nbs/foundations/deploy.ipynb #9a56528b
 def _checked(path):
     "What `save` wrote down in the folder at `path`, if all is there and as it was saved."
     _restored(path)
@@ -93,7 +93,7 @@ def _checked(path):
 
 FORMAT = 1 # of tlcourse.json
 
-# %% ../nbs/foundations/deploy.ipynb #9518a6bf
+# %% ../nbs/foundations/deploy.ipynb #65caf12d
 def quantile(
     scores,       # [n] of validation items: how far off each was; sorted or not
     share:float,  # of new items that are to be no farther off
@@ -103,12 +103,16 @@ def quantile(
     k = math.ceil((len(s) + 1)*share - 1e-9) # (19+1)*.95 is 19, whatever floats say
     return float(s[k-1]) if k <= len(s) else math.inf
 
-# %% ../nbs/foundations/deploy.ipynb #636ee8f1
+# %% ../nbs/foundations/deploy.ipynb #840b3576
 def _transforms(dls):
     "All transforms that inputs of validation go through."
     dl, tls = dls.valid, getattr(dls.valid_ds, 'tls', [])
     pipes = [o.tfms for o in tls[:1]] + [getattr(dl, o, None) for o in ('after_item', 'before_batch', 'after_batch')]
-    return [t for p in pipes for t in getattr(p, 'fs', []) if getattr(t, 'split_idx', None) in (None, 1)]
+    return [t for p in pipes for t in getattr(p, 'fs', []) if getattr(t, 'split_idx', None) in (None, 1) and not _augments(t)]
+
+def _augments(t):
+    "Is it one of fastai's augmentations? They leave validation alone, or `_judged` finds that the answers differ."
+    return any(o.__name__ == 'RandTransform' for o in type(t).__mro__)
 
 def _labels(ds):
     "The targets of all items of a data set, in order: int64 [n], or float32 [n, c]."
@@ -122,7 +126,7 @@ def _target(dls):
         return 'numbers', ['value'] if y.shape[1] == 1 else [f'value {i}' for i in range(y.shape[1])], y
     return 'classes' if y.ndim == 1 else 'several', [str(o) for o in vocab], y
 
-# %% ../nbs/foundations/deploy.ipynb #b38d4509
+# %% ../nbs/foundations/deploy.ipynb #c97bec3c
 def _versions(*packages):
     res = dict(python=platform.python_version())
     for k in ('tlcourse', 'torch', *packages):
@@ -143,7 +147,7 @@ def _trained(learn, model, dls):
     if opt is not None: res |= dict(wd=float(f'{opt.hypers[-1].get("wd", 0):.3g}'))
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #5079d609
+# %% ../nbs/foundations/deploy.ipynb #c29e520c
 _known = {'Pixels', 'Fit', 'ToTensor', 'IntToFloatTensor', 'Normalize'}
 
 def _odd(tfms, known):
@@ -160,7 +164,7 @@ def _picture_reading(dls):
     return dict(size=px.fit.size, interpolation=Image.Resampling(px.fit.method).name.lower(), crop='middle square', mean=mean, std=std,
                 whole=px.whole, top=px.top, window=None if px.window is None else list(px.window))
 
-# %% ../nbs/foundations/deploy.ipynb #9145615b
+# %% ../nbs/foundations/deploy.ipynb #ec11c6d4
 def _write_tensors(path, tensors, **about):
     from safetensors.torch import save
     write_whole(path, save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, dict(format='pt', **about)))
@@ -185,7 +189,7 @@ def _open_timm(folder, about):
         import timm
     return timm.create_model(f'local-dir:{folder}', pretrained=True)
 
-# %% ../nbs/foundations/deploy.ipynb #b5c2becd
+# %% ../nbs/foundations/deploy.ipynb #711ed271
 def _picture(source, r):
     "The picture at `source` as the network takes it: [3, size, size] float32."
     if not isinstance(source, (Path, bytes, np.ndarray, Image.Image)):
@@ -201,7 +205,7 @@ def _stacked(items, r): return (np.stack(items),)
 
 def _run_plain(model, inputs): return model(*inputs)
 
-# %% ../nbs/foundations/deploy.ipynb #5d2a6fe2
+# %% ../nbs/foundations/deploy.ipynb #eca3b575
 _KINDS = dict(pictures=dict(tfm='Pixels', reading=_picture_reading, write=_write_timm, open=_open_timm, read=_picture, batch=_stacked, run=_run_plain,
                             packages=('timm', 'pillow'), suffixes=READABLE | UNREADABLE, one='picture',
                             columns='path file filename file_name filepath image image_path image_id img picture photo name id'))
@@ -213,7 +217,7 @@ def _kind(dls):
         if o['tfm'] in names: return k
     raise DeployError('save: these DataLoaders do not say how their items are read; make them with tlcourse.data.folder or table, text.texts or speech.speech.')
 
-# %% ../nbs/foundations/deploy.ipynb #baa55516
+# %% ../nbs/foundations/deploy.ipynb #b8248e8e
 def _table(path, column, kind):
     "The items that a csv lists: [(name, value)]."
     path = Path(path)
@@ -236,7 +240,7 @@ def _in_folder(p, kind):
     if not files: raise DeployError(f"{p}: there is no {kind['one']} in this folder.")
     return [(f.relative_to(p).as_posix(), f) for f in files]
 
-# %% ../nbs/foundations/deploy.ipynb #665fe050
+# %% ../nbs/foundations/deploy.ipynb #d4977462
 def _named(x, kind, column=None):
     "What there is to predict: [(name, source)]."
     if isinstance(x, (str, Path)):
@@ -263,7 +267,7 @@ def _many(xs, kind):
     if lost: raise DeployError(f'predict: {listing(lost)}; mend or leave out what is named.')
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #fde1fef2
+# %% ../nbs/foundations/deploy.ipynb #4e29a28b
 def _softmax(z):
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
@@ -285,7 +289,7 @@ def _unsure(z, p, about, sure):
     sets = [tuple(n for n,v in zip(names, row) if v >= least) for row in p]
     return pd.DataFrame(dict(calibrated=_softmax(z/fitted['temperature']).max(1), set=sets))
 
-# %% ../nbs/foundations/deploy.ipynb #70e0fcb0
+# %% ../nbs/foundations/deploy.ipynb #ba55e68f
 class Predictor:
     "A saved model with all that belongs to it."
     def __init__(self,
@@ -319,7 +323,7 @@ class Predictor:
         if bad: raise DeployError(f'predict: {listing(bad)}; mend or leave out what is named.')
         return np.concatenate(out)
 
-# %% ../nbs/foundations/deploy.ipynb #d5447198
+# %% ../nbs/foundations/deploy.ipynb #1fa20072
 def predict(self:Predictor,
     x,                  # a path, bytes, a PIL image, an array, an item of the course, a list of these, a folder, or a csv of file names
     sure:float=None,    # also how sure: the calibrated probability, and the classes (or the interval) that hold the right one in this share of cases
@@ -341,7 +345,7 @@ def predict(self:Predictor,
 
 Predictor.predict = predict
 
-# %% ../nbs/foundations/deploy.ipynb #8396ede9
+# %% ../nbs/foundations/deploy.ipynb #a9e4309e
 def load(
     path:str|Path,     # of a folder that `save` wrote
     device='cpu',      # or 'cuda', 'mps'
@@ -359,7 +363,7 @@ def _opened(folder, about):
         of = ', '.join(f'{k} {v}' for k,v in about['versions'].items())
         raise DeployError(f'{folder}: the network cannot be built ({first_line(e)}); it was saved with {of}.') from None
 
-# %% ../nbs/foundations/deploy.ipynb #0205da6f
+# %% ../nbs/foundations/deploy.ipynb #f065eaa4
 def wilson(
     k:int,           # so many are right
     n:int,           # of so many
@@ -380,7 +384,7 @@ def _fitted(z, y, target):
     p = _softmax(z)[np.arange(len(y)), y]
     return dict(temperature=1. if said else round(t, 4), scores=np.sort(1 - p).round(6).tolist()) # at an end it says nothing
 
-# %% ../nbs/foundations/deploy.ipynb #5f691218
+# %% ../nbs/foundations/deploy.ipynb #4f2d49f5
 def _row(*cells): return f"| {' | '.join(str(o).replace('|', chr(92) + '|') for o in cells)} |"
 
 def _per_class(z, y, about, counts):
@@ -403,7 +407,7 @@ def _summary(z, y, about):
     k = int(right.sum())
     return dict(right=k, of=n, accuracy=k/n, interval=list(wilson(k, n)))
 
-# %% ../nbs/foundations/deploy.ipynb #cc4c829c
+# %% ../nbs/foundations/deploy.ipynb #5f0db145
 def _results(z, y, about, counts):
     "The section on results."
     s, n = about['results'], len(y)
@@ -419,7 +423,7 @@ def _results(z, y, about, counts):
     return [*res, '', f'Calibration: expected calibration error {ece(p, y):.3f}; one of perfect probabilities would be {floor.low:.3f} to {floor.high:.3f} here. '
             f"The temperature fitted on these items is {about['fitted']['temperature']:.2f} (above 1: the network is too sure of itself)."]
 
-# %% ../nbs/foundations/deploy.ipynb #13edf324
+# %% ../nbs/foundations/deploy.ipynb #53d84754
 def _card(name, about, z, y, counts):
     "The model card, in Markdown."
     r, t, unknown = about['reading'], about['trained'], 'not stated'
@@ -436,7 +440,7 @@ def _card(name, about, z, y, counts):
         '- An item that belongs to none of the classes gets one all the same.'*(about['target'] == 'classes') or '- An item of a kind not seen in training gets an answer all the same.', '',
         '## Versions', '', f"{said['versions']}.", ''])
 
-# %% ../nbs/foundations/deploy.ipynb #3048220b
+# %% ../nbs/foundations/deploy.ipynb #fb5c6c95
 def _what(model, dls):
     "Learner or None, network, DataLoaders."
     if hasattr(model, 'dls') and hasattr(model, 'model'): return model, model.model, dls or model.dls
@@ -456,7 +460,7 @@ def _same(model, dls, items, again):
         for m,t in was: m.training = t
     return out.reshape(len(out), -1).shape == again.shape and np.allclose(out.reshape(len(out), -1), again, rtol=1e-3, atol=1e-3)
 
-# %% ../nbs/foundations/deploy.ipynb #7f65416f
+# %% ../nbs/foundations/deploy.ipynb #f42083ec
 def save(
     model,              # a trained fastai Learner with DataLoaders of the course; or a network, with dls=
     path:str|Path,      # of the folder; one that `save` has written before is replaced
@@ -483,7 +487,7 @@ def save(
         write_whole(folder/'README.md', _card(path.name, about, z, y, _counts(dls, target)).encode())
     return path
 
-# %% ../nbs/foundations/deploy.ipynb #48a392a8
+# %% ../nbs/foundations/deploy.ipynb #010dc38d
 def _unwrapped(net):
     from tlcourse.backbones import unwrap
     return unwrap(net)
@@ -510,5 +514,5 @@ def _judged(folder, about, net, dls):
         raise DeployError('save: what was written answers otherwise than this network; a hook, a changed module or a transform is not in the folder.')
     return z
 
-# %% ../nbs/foundations/deploy.ipynb #56eaa7e7
+# %% ../nbs/foundations/deploy.ipynb #222af104
 document(globals())
