@@ -67,5 +67,5 @@ clean:
 
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
-	@$(UV) -e '.[dev,text,speech]'
+	@$(UV) -e '.[dev,text,speech,deploy]'
 	@touch $@

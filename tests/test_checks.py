@@ -453,3 +453,64 @@ def test_import_is_light():
 
 
 def test_plain_python_has_no_live_notebook(): assert not checks.live() and set(quiz('07', questions())._repr_mimebundle_()) == {'text/html', 'text/plain'}
+
+
+# Guesses
+
+def test_a_guess_is_kept_and_can_be_changed(path):
+    assert checks.guess('07.a').value is None and not path.exists()
+    checks.guess('07.a').write('more')
+    checks.guess('07.a').write('less')
+    checks.guess('07.b', numbers=['loss']).write(2.3)
+    assert (checks.guess('07.a').value, checks.guess('07.b', numbers=['loss']).value) == ('less', {'loss': 2.3})
+    assert progress('07') == {'07.a': {'guess': 'less'}, '07.b': {'guess': {'loss': 2.3}}}
+    assert checks.guess('07.a', ['up', 'down']).value is None, 'kept for another question'
+    reset('07')
+    assert checks.guess('07.a').value is None
+
+
+def test_compare_shows_both_and_judges_nothing():
+    g = checks.guess('07.a', numbers=['a', 'b'])
+    assert repr(g.compare({'b': .25, 'a': 1/3})) == 'a: guess –, result 0.333\nb: guess –, result 0.25'
+    g.write({'a': 0})
+    import pandas as pd
+    assert repr(g.compare(pd.Series({'a': np.float32(.5), 'b': 1}))).splitlines()[0] == 'a: guess 0, result 0.5'
+    assert repr(checks.guess('07.c', ['up', 'down']).compare('up')) == 'You wrote no guess down. Result: up.'
+    assert repr(checks.guess('07.c', ['up', 'down']).write('down').compare('up')) == 'You guessed: down. Result: up.'
+    assert '| a | 0 | **0.5** |' in g.compare({'a': .5, 'b': 1})._repr_markdown_()
+
+
+def test_boxes_take_numbers_as_people_write_them(path):
+    g = checks.guess('07.a', numbers=['a', 'b'])
+    _, a, b, said = g.widget.children
+    a.value, b.value = '30 %', '0,4'
+    assert g.value == {'a': .3, 'b': .4} and said.value.startswith('Kept')
+    b.value = 'many'
+    assert 'numbers' in said.value and g.value['b'] == .4
+    assert [o.value for o in checks.guess('07.a', numbers=['a', 'b']).widget.children[1:3]] == ['0.3', '0.4']
+    free = checks.guess('07.b')
+    free.widget.children[1].value = 'it falls'
+    assert progress()['07.b'] == {'guess': 'it falls'}
+    pick = checks.guess('07.c', ['up', 'down'])
+    pick.widget.children[1].value = 'down'
+    assert checks.guess('07.c', ['up', 'down']).widget.children[1].value == 'down'
+
+
+@pytest.mark.parametrize('make, says', [
+    (lambda: checks.guess('7.a'), "such as '01.a'"), (lambda: checks.guess('07.1'), "such as '01.a'"),
+    (lambda: checks.guess('07.a', ['x'], numbers=['y']), 'not both'), (lambda: checks.guess('07.a', 'xy'), 'list of names'),
+    (lambda: checks.guess('07.a', ['x', 'y']).write('z'), 'choose one of x, y'),
+    (lambda: checks.guess('07.a', numbers=['x', 'y']).write(3), 'a number for each of x, y'),
+    (lambda: checks.guess('07.a', numbers=['x']).write({'z': 3}), 'a number for each of x'),
+    (lambda: checks.guess('07.a', numbers=['x']).write({'x': '3'}), 'a number for each of x'),
+    (lambda: checks.guess('07.a').write([1]), 'a text or a number'),
+    (lambda: checks.guess('07.a', numbers=['x', 'y']).compare({'x': 3}), 'lacks one of x, y')])
+def test_wrong_guesses_are_named(make, says):
+    with pytest.raises(ValueError, match=says) as e: make()
+    assert '\n' not in str(e.value)
+
+
+def test_a_kept_guess_that_was_spoilt_is_none(path):
+    checks.guess('07.a', numbers=['x']).write(1)
+    path.write_text(path.read_text().replace('1.0', '"one"'))
+    assert checks.guess('07.a', numbers=['x']).value is None

@@ -86,6 +86,32 @@ def test_lesson_is_complete(nb):
 
 
 @each(LESSONS)
+def test_each_guess_is_asked_once_and_answered(nb):
+    asked = re.findall(r"^(\w+) = guess\('(\d\d\.[a-z])'", '\n'.join(c['source'] for c in cells(nb, 'code')), re.M)
+    want = [f'{nb.stem[:2]}.{letter}' for letter in 'abcdefghijklmnopqrstuvwxyz'[:len(asked)]]
+    assert [o for _,o in asked] == want and len({n for n,_ in asked}) == len(asked)
+    for name,_ in asked: assert f'{name}.compare(' in '\n'.join(c['source'] for c in cells(nb, 'code')), f'{name} meets no result'
+
+
+CLAIMS = sorted((ROOT/'tests'/'claims').glob('*.toml'))
+
+@each(CLAIMS)
+def test_claims_and_lesson_are_in_step(nb):
+    "Each assertion of a lesson is an experiment's, with its controls, or that of an identity; none is forgotten."
+    import tomllib
+    table = tomllib.loads(nb.read_text(encoding='utf-8'))
+    lesson = next(o for o in LESSONS if o.stem.startswith(nb.stem))
+    assert set(table) == {'claim', 'exact'}
+    for o in table['claim']:
+        assert set(o) == {'claim', 'cell', 'controls', 'seeds', 'verdict'} and o['controls'] and all(o.values()), o
+        assert o['verdict'] in ('holds', 'reversed', 'undecided') and re.search(r'\d|one|two|three', o['seeds']), o
+    asserting = {c['id'] for c in cells(lesson, 'code') if not re.search(r'^#\| *(export|hide)', c['source'], re.M)
+                 and re.search(r'^\s*(assert |test_(eq|close|fail|is|ne|shuffled)\b)', c['source'], re.M)}
+    claimed, exact = {o['cell'] for o in table['claim']}, set(table['exact'])
+    assert not claimed & exact and claimed | exact == asserting, (asserting - claimed - exact, (claimed | exact) - asserting)
+
+
+@each(LESSONS)
 def test_cells_are_short(nb):
     for c in cells(nb, 'code'):
         lines = [o for o in c['source'].splitlines() if o.strip() and not o.startswith('#|')]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Result', 'Text', 'assert_close', 'progress_path', 'progress', 'reset', 'Exercise', 'Question', 'Quiz', 'quiz',
-           'summary']
+           'Guess', 'guess', 'summary']
 
 # %% ../nbs/foundations/checks.ipynb #34b60c8f
 import ast, dis, html, inspect, json, linecache, logging, os, re, reprlib, sys, sysconfig, textwrap, traceback
@@ -126,7 +126,7 @@ def progress_path() -> Path | None:
     if path == 'off' or os.environ.get('IN_TEST'): return None
     return Path(path).expanduser() if path else user_data_path('tlcourse', False)/'progress.json'
 
-_types = dict(state=str, tries=int, right=int, of=int)
+_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict))
 
 def _load(path: Path) -> dict:
     "The items in the progress file; ValueError if it is not one."
@@ -162,7 +162,7 @@ def _edit(change: Callable):
 
 def progress(
     lesson: str | None=None,  # such as '01'; None for all
-) -> dict[str, dict]:         # '01.2' -> state and tries; '01.quiz' -> right answers at best, of how many
+) -> dict[str, dict]:         # '01.2' -> state and tries; '01.quiz' -> right at best, of how many; '01.a' -> guess
     "What the learner has done so far; an exercise once correct stays correct here."
     path = progress_path()
     try: items = _load(path) if path else {}
@@ -306,11 +306,23 @@ class Question:
         option = self.options[letter]
         return Result('correct' if option in self.right else 'incorrect', self.text, (self.right | self.wrong)[option])
 
+# %% ../nbs/foundations/checks.ipynb #39e30323
+class _Shown:
+    "Widgets where somebody is at a live notebook; what `_repr_html_` and `repr` say elsewhere."
+    def _repr_mimebundle_(self, **kwargs):
+        return (self.widget._repr_mimebundle_() if live() else {}) | {'text/html': self._repr_html_(), 'text/plain': repr(self)}
+
+    def _ipython_display_(self):
+        if not live(): raise NotImplementedError   # IPython then takes the bundle
+        from IPython.display import HTML, display
+        display(self._repr_mimebundle_(), raw=True)
+        display(HTML('<small>No buttons? Run this cell again.</small>'))
+
 # %% ../nbs/foundations/checks.ipynb #c268cc51
 _style = """.tlcourse-quiz .widget-radio-box label {
     display: flex; flex-direction: row-reverse; justify-content: flex-end; gap: 8px; height: auto; white-space: normal }"""
 
-class Quiz:
+class Quiz(_Shown):
     "Questions as radio buttons, as plain HTML to unfold, or as text."
     def __init__(self, id: str, questions: list[Question]):
         _need(re.fullmatch(r'\d\d', str(id)), f"The id of a quiz is that of its lesson, such as '01', not {id!r}.")
@@ -368,21 +380,105 @@ class Quiz:
         items = (f"<li style='margin-bottom: 12px'>{_html(q.text)}{''.join(option(q, a) for a in q.options)}</li>" for q in self.questions)
         return f"<p><b>Quiz {self.id}.</b> Open the option that you would choose.</p><ol>{''.join(items)}</ol>"
 
-    def _repr_mimebundle_(self, **kwargs):
-        return (self.widget._repr_mimebundle_() if live() else {}) | {'text/html': self._repr_html_(), 'text/plain': repr(self)}
-
-    def _ipython_display_(self):
-        if not live(): raise NotImplementedError   # IPython then takes the bundle
-        from IPython.display import HTML, display
-        display(self._repr_mimebundle_(), raw=True)
-        display(HTML('<small>No buttons? Run this cell again.</small>'))
-
 def quiz(
     id: str,                    # of the lesson, such as '01'
     questions: list[Question],
 ) -> Quiz:
     "A quiz; as the last line of a cell it shows itself."
     return Quiz(id, questions)
+
+# %% ../nbs/foundations/checks.ipynb #ce659a9a
+def _number(text: str) -> float:
+    "The number in a box: `.3`, `0,3` and `30 %` are the same."
+    share = text.strip().endswith('%')
+    return float(text.strip().rstrip('% ').replace(',', '.')) / (100 if share else 1)
+
+def _say(x) -> str: return x if isinstance(x, str) else f'{x:.3g}'
+
+class Guess(_Shown):
+    "A guess to write down before the result, kept and shown beside it."
+    def __init__(self, id: str, options: list[str]=(), numbers: list[str]=()):
+        _need(re.fullmatch(r'\d\d\.[a-z]', str(id)), f"The id of a guess is its lesson and a letter, such as '01.a', not {id!r}.")
+        _need(not (options and numbers), f'Guess {id}: give `options` or `numbers`, not both.')
+        _need(not isinstance(options, str) and not isinstance(numbers, str), f'Guess {id}: give a list of names.')
+        self.id, self.options, self.numbers = id, list(options), list(numbers)
+        kept = progress().get(id, {}).get('guess')
+        try: self.value = None if kept is None else self._checked(kept)
+        except ValueError: self.value = None   # kept for another version of the question
+
+    def _checked(self, value):
+        "The guess in the form that the question asks for; ValueError if it has another."
+        if self.numbers:
+            if isinstance(value, (int, float)) and len(self.numbers) == 1: value = {self.numbers[0]: value}
+            _need(isinstance(value, dict) and value and value.keys() <= set(self.numbers)
+                  and all(isinstance(v, (int, float)) for v in value.values()),
+                  f'Guess {self.id}: give a dict with a number for each of {", ".join(self.numbers)}, not {value!r}.')
+            return {k: float(v) for k, v in value.items()}
+        _need(isinstance(value, (str, int, float)), f'Guess {self.id}: give a text or a number, not {_short(value)}.')
+        _need(not self.options or value in self.options, f'Guess {self.id}: choose one of {", ".join(self.options)}, not {value!r}.')
+        return value
+
+    def write(self,
+        value,  # one of the options; a dict name -> number (or the number, if there is one name); or text
+    ):
+        "Keep a guess; it can be changed at any time."
+        self.value = self._checked(value)
+        _edit(lambda items: items.__setitem__(self.id, dict(guess=self.value)))
+        return self
+
+    def compare(self,
+        result,  # what came out: a text or number; for `numbers` a number, or a dict or Series name -> number
+    ) -> Text:
+        "The guess and the result side by side."
+        if not self.numbers:
+            plain = 'You wrote no guess down.' if self.value is None else f'You guessed: {_say(self.value)}.'
+            return Text(f'{plain} Result: {_say(result)}.', f'{plain} **Result: {_say(result)}.**')
+        result = dict(result) if hasattr(result, 'keys') else {self.numbers[0]: result}
+        _need(result.keys() >= set(self.numbers), f'Guess {self.id}: the result lacks one of {", ".join(self.numbers)}.')
+        rows = [(n, _say(self.value[n]) if n in (self.value or {}) else '–', _say(float(result[n]))) for n in self.numbers]
+        return Text('\n'.join(f'{n}: guess {g}, result {r}' for n, g, r in rows),
+                    '\n'.join(['| | your guess | result |', '|:--|--:|--:|', *(f'| {n} | {g} | **{r}** |' for n, g, r in rows)]))
+
+    @cached_property
+    def widget(self):
+        "Radio buttons, or a box for each number or the text; what is kept stands there already."
+        import ipywidgets as w
+        said = w.HTML('' if self.value is None else 'Kept from before.')
+        def keep(value):
+            try: said.value = self.write(value) and 'Kept. Now run on.'
+            except ValueError as e: said.value = _html(str(e))
+        if self.options:
+            box = w.RadioButtons(options=self.options, value=self.value, layout={'width': 'auto'})
+            box.observe(lambda change: keep(change['new']), 'value')
+            boxes = [box]
+        else:
+            old = self.value if self.numbers else {'': self.value}
+            boxes = [w.Text(value=_say((old or {}).get(n) or ''), description=n, placeholder='your guess', continuous_update=False,
+                            style={'description_width': 'initial'}) for n in self.numbers or ['']]
+            def read(_):
+                texts = {b.description: b.value for b in boxes if b.value.strip()}
+                try: keep({n: _number(t) for n, t in texts.items()} if self.numbers else texts.get('', ''))
+                except ValueError: said.value = 'Write numbers, such as .5 or 50 %.'
+            for b in boxes: b.observe(read, 'value')
+        return w.VBox([w.HTML(f'<style>{_style}</style><b>Your guess</b>'), *boxes, said]).add_class('tlcourse-quiz')
+
+    def _form(self) -> str: return 'one of: ' + ', '.join(self.options) if self.options else ', '.join(self.numbers) or 'in your words'
+
+    def __repr__(self):
+        return f'Your guess ({self._form()}): ' + ('none yet; keep one with .write(...)' if self.value is None else str(self.value))
+
+    def _repr_html_(self):
+        return (f'<p><b>Your guess</b> ({_html(self._form())}): ' + ('write it down before you read on.' if self.value is None
+                else _html(str(self.value))) + '</p>')
+
+# %% ../nbs/foundations/checks.ipynb #1151b413
+def guess(
+    id: str,                   # lesson and letter, such as '01.a'
+    options: list[str]=(),     # to choose from
+    numbers: list[str]=(),     # or: what to guess a number for, each
+) -> Guess:                    # without options and numbers: free text
+    "A place to write a guess; as the last line of a cell it shows itself."
+    return Guess(id, options, numbers)
 
 # %% ../nbs/foundations/checks.ipynb #31582a72
 def _outline(notebook) -> dict[str, list]:
