@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'DeployError', 'quantile', 'Predictor', 'predict', 'load', 'wilson', 'save']
 
-# %% ../nbs/foundations/deploy.ipynb #8f04aa84
+# %% ../nbs/foundations/deploy.ipynb #0bea937a
 import hashlib, json, math, os, platform, shutil, time, warnings
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -18,11 +18,11 @@ from PIL import Image, ImageOps
 from .core import TLCourseError, document, first_line, listing, no_bar, write_whole
 from .pictures import READABLE, UNREADABLE, read as read_picture, why
 
-# %% ../nbs/foundations/deploy.ipynb #522b2e85
+# %% ../nbs/foundations/deploy.ipynb #e54a3e69
 class DeployError(TLCourseError, ValueError):
     "Something is wrong with what is to be saved, with a saved folder, or with what is to be predicted; the message is one line with the way out."
 
-# %% ../nbs/foundations/deploy.ipynb #c973fe2e
+# %% ../nbs/foundations/deploy.ipynb #3b82dd9a
 def _hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -46,7 +46,7 @@ def _take_place(new, path):
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/foundations/deploy.ipynb #eb4a045a
+# %% ../nbs/foundations/deploy.ipynb #0a9467d5
 def _restored(path):
     "If a save was cut off between its two moves, put the old folder back."
     if not path.exists() and _ours(_old(path)): _old(path).rename(path)
@@ -72,7 +72,7 @@ def _replacing(path):
         shutil.rmtree(new, ignore_errors=True)
         _restored(path)
 
-# %% ../nbs/foundations/deploy.ipynb #f4d21d75
+# %% ../nbs/foundations/deploy.ipynb #bc69134a
 def _checked(path):
     "What `save` wrote down in the folder at `path`, if all is there and as it was saved."
     _restored(path)
@@ -93,7 +93,7 @@ def _checked(path):
 
 FORMAT = 1 # of tlcourse.json
 
-# %% ../nbs/foundations/deploy.ipynb #d3c3da22
+# %% ../nbs/foundations/deploy.ipynb #776205bc
 def quantile(
     scores,       # [n] of validation items: how far off each was; sorted or not
     share:float,  # of new items that are to be no farther off
@@ -103,7 +103,7 @@ def quantile(
     k = math.ceil((len(s) + 1)*share - 1e-9) # (19+1)*.95 is 19, whatever floats say
     return float(s[k-1]) if k <= len(s) else math.inf
 
-# %% ../nbs/foundations/deploy.ipynb #4c24ae57
+# %% ../nbs/foundations/deploy.ipynb #2d2a843a
 def _transforms(dls):
     "All transforms that inputs of validation go through."
     dl, tls = dls.valid, getattr(dls.valid_ds, 'tls', [])
@@ -126,7 +126,7 @@ def _target(dls):
         return 'numbers', ['value'] if y.shape[1] == 1 else [f'value {i}' for i in range(y.shape[1])], y
     return 'classes' if y.ndim == 1 else 'several', [str(o) for o in vocab], y
 
-# %% ../nbs/foundations/deploy.ipynb #1ce82b67
+# %% ../nbs/foundations/deploy.ipynb #78af102c
 def _versions(*packages):
     res = dict(python=platform.python_version())
     for k in ('tlcourse', 'torch', *packages):
@@ -148,7 +148,7 @@ def _trained(learn, model, dls, layout):
     if opt is not None: res |= dict(wd=float(f'{opt.hypers[-1].get("wd", 0):.3g}'))
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #82cec2fc
+# %% ../nbs/foundations/deploy.ipynb #f252e6e6
 def _write_tensors(path, tensors, **about):
     from safetensors.torch import save
     write_whole(path, save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, dict(format='pt', **about)))
@@ -170,7 +170,7 @@ def _head(net):
     head = groups(net)[-1]
     return next(k for k,m in net.named_modules() if m is head), head
 
-# %% ../nbs/foundations/deploy.ipynb #305d81b0
+# %% ../nbs/foundations/deploy.ipynb #98912fa4
 def _write_head(head, folder): _write_tensors(folder/'head.safetensors', dict(weight=head.weight, bias=head.bias))
 
 def _read_head(folder):
@@ -190,7 +190,7 @@ def _base(folder, about):
     if about['body'].setdefault('sha256', sha) == sha: return net
     raise DeployError(f'{folder}: it stands on {name}, whose weights are others than those it was made with; get these, or make it anew.')
 
-# %% ../nbs/foundations/deploy.ipynb #04ad6734
+# %% ../nbs/foundations/deploy.ipynb #cfd53275
 def _write_transformers(model, folder, about):
     "Weights and config.json as `save_pretrained` of Transformers writes them."
     config = model.config
@@ -206,7 +206,7 @@ def _from_transformers(kind, folder):
     from tlcourse import hub
     return hub.pretrained(getattr(transformers, kind), Path(folder), error=DeployError)
 
-# %% ../nbs/foundations/deploy.ipynb #517cf945
+# %% ../nbs/foundations/deploy.ipynb #bd9d74af
 def _odd(tfms, known):
     if odd := sorted({type(t).__name__ for t in tfms} - known):
         raise DeployError(f'save: {odd[0]} changes items in validation too, and a saved model would not know it; leave it out, or let it be for training only.')
@@ -221,7 +221,7 @@ def _picture_reading(dls):
     return dict(size=px.fit.size, interpolation=Image.Resampling(px.fit.method).name.lower(), crop='middle square', mean=mean, std=std,
                 whole=px.whole, top=px.top, window=None if px.window is None else list(px.window))
 
-# %% ../nbs/foundations/deploy.ipynb #e58830a0
+# %% ../nbs/foundations/deploy.ipynb #91f266be
 def _write_timm(model, folder, about):
     "Weights and config.json as timm has them."
     from timm.models._hub import save_config_for_hf
@@ -240,7 +240,7 @@ def _write_picture_model(model, folder, about):
     if type(model).__name__ == 'Logits': _write_transformers(model.model, folder, about)
     else: _write_timm(model, folder, about)
 
-# %% ../nbs/foundations/deploy.ipynb #a185fba2
+# %% ../nbs/foundations/deploy.ipynb #369e24c4
 def _picture_base(name, about):
     from tlcourse.backbones import load
     net = load(name, len(about['names']))
@@ -260,7 +260,7 @@ def _open_picture_model(folder, about):
         import timm
     return timm.create_model(f'local-dir:{folder}', pretrained=True), None
 
-# %% ../nbs/foundations/deploy.ipynb #6f908f76
+# %% ../nbs/foundations/deploy.ipynb #17ed979f
 def _picture(source, r, tools=None):
     "The picture at `source` as the network takes it: [3, size, size] float32."
     if not isinstance(source, (Path, bytes, np.ndarray, Image.Image)):
@@ -278,7 +278,7 @@ def _run_plain(model, inputs):
     out = model(*inputs)
     return getattr(out, 'logits', out)
 
-# %% ../nbs/foundations/deploy.ipynb #addd6244
+# %% ../nbs/foundations/deploy.ipynb #e33f2734
 _KINDS = dict(pictures=dict(tfm='Pixels', reading=_picture_reading, write=_write_picture_model, open=_open_picture_model, base=_picture_base, read=_picture, batch=_stacked, run=_run_plain,
                             packages=('timm', 'pillow'), suffixes=READABLE | UNREADABLE, one='picture', ndim=4, is_one=lambda x: False,
                             columns='path file filename file_name filepath image image_path image_id img picture photo name id'))
@@ -290,7 +290,7 @@ def _kind(dls):
         if o['tfm'] in names: return k
     raise DeployError('save: these DataLoaders do not say how their items are read; make them with tlcourse.data.folder or table, text.texts or speech.speech.')
 
-# %% ../nbs/foundations/deploy.ipynb #95190e70
+# %% ../nbs/foundations/deploy.ipynb #d8125919
 def _text_reading(dls):
     "How texts become tokens."
     tfms = _transforms(dls)
@@ -311,7 +311,7 @@ def _names_in_transformers(net):
     states = {at: m.state_dict(keep_vars=True) for at,m in parts.items() if m is not None}
     return body.config, {f'{at}.{k}': names[id(t)] for at,o in states.items() for k,t in o.items() if id(t) in names}
 
-# %% ../nbs/foundations/deploy.ipynb #f7f658b0
+# %% ../nbs/foundations/deploy.ipynb #5cf85606
 def _write_encoder(net, folder):
     "The encoder of a `TextModel`, its tokenizer and the head."
     config, names = _names_in_transformers(net)
@@ -339,7 +339,7 @@ def _write_lora(net, folder, about):
     _write_head(net.head.modules_to_save['default'], folder)
     about['body'] = dict(name=net.name)
 
-# %% ../nbs/foundations/deploy.ipynb #e88816b0
+# %% ../nbs/foundations/deploy.ipynb #7b99210a
 def _write_text_model(net, folder, about):
     if about['layout'] == 'lora': _write_lora(net, folder, about)
     elif hasattr(net, 'base_model_prefix'): # Transformers' own
@@ -359,7 +359,7 @@ def _text_network(body, head):
             return self.head((h*m).sum(1)/m.sum(1).clamp(min=1))
     return Texts()
 
-# %% ../nbs/foundations/deploy.ipynb #4e49dfcb
+# %% ../nbs/foundations/deploy.ipynb #19877e4d
 def _text_base(name, about):
     from transformers import AutoModel
     from tlcourse import hub
@@ -380,7 +380,7 @@ def _open_text_model(folder, about):
             body = PeftModel.from_pretrained(body, folder).merge_and_unload()
     return _text_network(body, _read_head(folder)), hub.tokenizer(about['body']['name'], DeployError)
 
-# %% ../nbs/foundations/deploy.ipynb #2d1e53af
+# %% ../nbs/foundations/deploy.ipynb #7d2ea9f4
 def _tokens(source, r, tok):
     "A text as token ids."
     if isinstance(source, Path): source = source.read_text(encoding='utf-8')
@@ -401,7 +401,105 @@ def _run_texts(model, inputs):
 _KINDS['texts'] = dict(tfm='Tokens', reading=_text_reading, write=_write_text_model, open=_open_text_model, base=_text_base, read=_tokens, batch=_padded,
                        run=_run_texts, packages=('transformers', 'peft'), suffixes={'.txt'}, one='text', ndim=-1, is_one=lambda x: False, columns='text texts sentence')
 
-# %% ../nbs/foundations/deploy.ipynb #c20b405e
+# %% ../nbs/foundations/deploy.ipynb #67964748
+def _sound_reading(dls):
+    "How long clips are, and in which form the network hears them."
+    tfms = _transforms(dls)
+    _odd(tfms, {'Sound', 'Mel', 'ToTensor'})
+    sound = next(t for t in tfms if type(t).__name__ == 'Sound')
+    return dict(seconds=sound.n/16_000, form='log-mel' if any(type(t).__name__ == 'Mel' for t in tfms) else 'audio')
+
+def _audio_classifier(config, seconds, n_out):
+    "Transformers' classifier of one kind of clips; its projection changes nothing, its head is random."
+    import torch, transformers
+    whisper = config.model_type == 'whisper'
+    config.classifier_proj_size, config.use_weighted_layer_sum, config.num_labels = config.hidden_size, False, n_out
+    if whisper: config.max_source_positions = round(50*seconds)
+    model = (transformers.WhisperForAudioClassification if whisper else transformers.Wav2Vec2ForSequenceClassification)(config)
+    with torch.no_grad():
+        model.projector.weight.copy_(torch.eye(config.hidden_size))
+        model.projector.bias.zero_()
+    return model
+
+# %% ../nbs/foundations/deploy.ipynb #5ef452ab
+def _take_whisper(model, conv1, conv2, positions, layers, norm):
+    "Let a classifier of Transformers have the modules of an encoder."
+    from torch import nn
+    e = model.encoder
+    e.conv1, e.conv2, e.layers, e.layer_norm = conv1, conv2, nn.ModuleList(layers), norm
+    e.embed_positions.weight.data.copy_(positions[:len(e.embed_positions.weight)])
+
+def _from_encoder(net, seconds):
+    "A `SpeechEncoder` with a head as Transformers' classifier."
+    from copy import deepcopy
+    from torch import nn
+    if not hasattr(net[-1], 'out_features'): raise DeployError('save: this network has no head; load it with tlcourse.speech.load(name, n_out).')
+    stem, *blocks, pool, head = net
+    layers = [o.layer for o in blocks]
+    attention = getattr(layers[0], 'self_attn', None) or layers[0].attention
+    model = _audio_classifier(deepcopy(attention.config), seconds, head.out_features)
+    if hasattr(stem, 'conv1'): _take_whisper(model, stem.conv1, stem.conv2, stem.positions, layers, pool.norm)
+    else:
+        w = model.wav2vec2
+        w.feature_extractor, w.feature_projection, w.encoder.pos_conv_embed, w.encoder.layers = stem.features, stem.projection, stem.positions, nn.ModuleList(layers)
+        w.encoder.layer_norm = pool.norm if model.config.do_stable_layer_norm else stem.norm
+    model.classifier = head
+    return model
+
+# %% ../nbs/foundations/deploy.ipynb #84b74150
+def _write_sound_model(net, folder, about):
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+    seconds = about['reading']['seconds']
+    if type(net).__name__ != 'SpeechEncoder': raise DeployError(f'save: {type(net).__name__} is no encoder of tlcourse.speech; load it with speech.load(name, n_out).')
+    if round(100*seconds) % 2: raise DeployError(f'save: seconds={seconds:g} does not make whole positions of 0.02 seconds, as Transformers needs; train with another length.')
+    _write_transformers(_from_encoder(net, seconds), folder, about)
+    if about['reading']['form'] == 'audio': Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(folder)
+    elif seconds == int(seconds): WhisperFeatureExtractor(chunk_length=int(seconds)).save_pretrained(folder)
+
+def _sound_base(name, about):
+    "The classifier with a random head on the encoder that has this name."
+    from transformers import AutoModel
+    from tlcourse import hub, whisper
+    r = about['reading']
+    body = whisper.load(name).model if name == 'whisper_tiny_en' else hub.pretrained(AutoModel, name, error=DeployError)
+    model = _audio_classifier(body.config, r['seconds'], len(about['names']))
+    e = getattr(body, 'encoder', None)
+    if hasattr(e, 'conv1'): _take_whisper(model, e.conv1, e.conv2, e.embed_positions.weight, e.layers, e.layer_norm)
+    else: model.wav2vec2 = body
+    return model, ('classifier.', 'projector.')
+
+def _open_sound_model(folder, about):
+    if about['layout'] == 'whole': return _from_transformers('AutoModelForAudioClassification', folder), None
+    model = _base(folder, about)
+    model.classifier = _read_head(folder)
+    return model, None
+
+# %% ../nbs/foundations/deploy.ipynb #c88efbd2
+def _audio(source, r, tools=None):
+    "A recording as samples of the length of the others."
+    from tlcourse.audio import fit, samples
+    if hasattr(source, 'noise'): # a `Clip` with noise in it
+        from tlcourse.sounds import add_noise
+        return add_noise(_audio(source.source, r), source.noise, source.id).astype(np.float32)
+    return fit(samples(source, str(source) if isinstance(source, (str, Path)) else 'the audio'), round(16_000*r['seconds'])).astype(np.float32)
+
+def _heard(items, r, tools=None):
+    "Audio as the network hears it."
+    x = np.stack(items)
+    if r['form'] == 'log-mel':
+        import torch
+        from tlcourse.whisper import log_mel
+        return (log_mel(torch.from_numpy(x)).numpy(),)
+    return ((x - x.mean(1, keepdims=True))/np.sqrt(x.var(1, keepdims=True) + 1e-7),)
+
+def _is_samples(x): return isinstance(x, (list, tuple)) and len(x) > 0 and isinstance(x[0], (int, float, np.number))
+
+_SOUNDS = {'.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff', '.aifc', '.au', '.caf', '.m4a', '.aac', '.wma', '.amr', '.webm'}
+_KINDS['sounds'] = dict(tfm='Sound', reading=_sound_reading, write=_write_sound_model, open=_open_sound_model, base=_sound_base, read=_audio, batch=_heard,
+                        run=_run_plain, packages=('transformers', 'soundfile'), suffixes=_SOUNDS, one='recording', ndim=-1, is_one=_is_samples,
+                        columns='file path filename file_name filepath audio audio_path wav clip sound recording name id')
+
+# %% ../nbs/foundations/deploy.ipynb #cbd2e681
 def _table(path, column, kind):
     "The items that a csv lists: [(name, value)]."
     path = Path(path)
@@ -424,7 +522,7 @@ def _in_folder(p, kind):
     if not files: raise DeployError(f"{p}: there is no {kind['one']} in this folder.")
     return [(f.relative_to(p).as_posix(), f) for f in files]
 
-# %% ../nbs/foundations/deploy.ipynb #f09206f9
+# %% ../nbs/foundations/deploy.ipynb #ebd5f6c5
 def _file_of(x, kind):
     "The path that `x` is meant to be; None for what is an item itself, as a text is."
     if isinstance(x, Path): return x.expanduser()
@@ -443,6 +541,7 @@ def _named(x, kind, column=None):
     if isinstance(x, pd.DataFrame): raise DeployError('predict: a table has many columns; give one of them, such as table.path.')
     if isinstance(x, (list, tuple, pd.Series)) and not kind['is_one'](x): return _many(list(x), kind)
     if isinstance(x, np.ndarray) and x.ndim == kind['ndim']: return list(enumerate(x))
+    if getattr(x, 'noise', None) is not None: return [(x.id, x)]
     for k in ('source', 'text'): # an item of the course
         if hasattr(x, k) and hasattr(x, 'id'): return [(x.id, Path(o) if isinstance(o := getattr(x, k), str) and k == 'source' else o)]
     return [(0, x)]
@@ -457,7 +556,7 @@ def _many(xs, kind):
     if lost: raise DeployError(f'predict: {listing(lost)}; mend or leave out what is named.')
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #c2caa604
+# %% ../nbs/foundations/deploy.ipynb #5b92810d
 def _softmax(z):
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
@@ -479,7 +578,7 @@ def _unsure(z, p, about, sure):
     sets = [tuple(n for n,v in zip(names, row) if v >= least) for row in p]
     return pd.DataFrame(dict(calibrated=_softmax(z/fitted['temperature']).max(1), set=sets))
 
-# %% ../nbs/foundations/deploy.ipynb #102b3a91
+# %% ../nbs/foundations/deploy.ipynb #89aef848
 class Predictor:
     "A saved model with all that belongs to it."
     def __init__(self,
@@ -514,7 +613,7 @@ class Predictor:
         if bad: raise DeployError(f'predict: {listing(bad)}; mend or leave out what is named.')
         return np.concatenate(out)
 
-# %% ../nbs/foundations/deploy.ipynb #534c3b3a
+# %% ../nbs/foundations/deploy.ipynb #1aa56857
 def predict(self:Predictor,
     x,                  # a path, bytes, a PIL image, an array, an item of the course, a list of these, a folder, or a csv of file names
     sure:float=None,    # also how sure: the calibrated probability, and the classes (or the interval) that hold the right one in this share of cases
@@ -536,7 +635,7 @@ def predict(self:Predictor,
 
 Predictor.predict = predict
 
-# %% ../nbs/foundations/deploy.ipynb #c2c95113
+# %% ../nbs/foundations/deploy.ipynb #041c9cb5
 def load(
     path:str|Path,     # of a folder that `save` wrote
     device='cpu',      # or 'cuda', 'mps'
@@ -556,7 +655,7 @@ def _opened(folder, about, device='cpu'):
         of = ', '.join(f'{k} {v}' for k,v in about['versions'].items())
         raise DeployError(f'{folder}: the network cannot be built ({first_line(e)}); it was saved with {of}.') from None
 
-# %% ../nbs/foundations/deploy.ipynb #288b4af7
+# %% ../nbs/foundations/deploy.ipynb #44d9e95c
 def wilson(
     k:int,           # so many are right
     n:int,           # of so many
@@ -577,7 +676,7 @@ def _fitted(z, y, target):
     p = _softmax(z)[np.arange(len(y)), y]
     return dict(temperature=1. if said else round(t, 4), scores=np.sort(1 - p).round(6).tolist()) # at an end it says nothing
 
-# %% ../nbs/foundations/deploy.ipynb #32d5d7f1
+# %% ../nbs/foundations/deploy.ipynb #6819e621
 def _row(*cells): return f"| {' | '.join(str(o).replace('|', chr(92) + '|') for o in cells)} |"
 
 def _per_class(z, y, about, counts):
@@ -600,7 +699,7 @@ def _summary(z, y, about):
     k = int(right.sum())
     return dict(right=k, of=n, accuracy=k/n, interval=list(wilson(k, n)))
 
-# %% ../nbs/foundations/deploy.ipynb #8a5e1dd4
+# %% ../nbs/foundations/deploy.ipynb #8f2a9151
 def _results(z, y, about, counts):
     "The section on results."
     s, n = about['results'], len(y)
@@ -616,7 +715,7 @@ def _results(z, y, about, counts):
     return [*res, '', f'Calibration: expected calibration error {ece(p, y):.3f}; one of perfect probabilities would be {floor.low:.3f} to {floor.high:.3f} here. '
             f"The temperature fitted on these items is {about['fitted']['temperature']:.2f} (above 1: the network is too sure of itself)."]
 
-# %% ../nbs/foundations/deploy.ipynb #f2408ee3
+# %% ../nbs/foundations/deploy.ipynb #27c3d287
 def _card(name, about, z, y, counts):
     "The model card, in Markdown."
     r, t, unknown = about['reading'], about['trained'], 'not stated'
@@ -633,7 +732,7 @@ def _card(name, about, z, y, counts):
         '- An item that belongs to none of the classes gets one all the same.'*(about['target'] == 'classes') or '- An item of a kind not seen in training gets an answer all the same.', '',
         '## Versions', '', f"{said['versions']}.", ''])
 
-# %% ../nbs/foundations/deploy.ipynb #87c6d407
+# %% ../nbs/foundations/deploy.ipynb #9b5c7fa7
 def _what(model, dls, body):
     "Learner or None, network, DataLoaders, and how it is to be saved."
     if hasattr(model, 'dls') and hasattr(model, 'model'): learn, net, dls = model, model.model, dls or model.dls
@@ -657,7 +756,7 @@ def _plain(net, kind):
     from tlcourse.lora import merge
     return merge(net), 'whole'
 
-# %% ../nbs/foundations/deploy.ipynb #7018a1fe
+# %% ../nbs/foundations/deploy.ipynb #4cab5f9b
 def _probed(probe, body, dls):
     "The named body with a probe for its head."
     from tlcourse.features import to_head
@@ -681,7 +780,7 @@ def _same(model, dls, again):
     out = getattr(out, 'logits', out).float().cpu().numpy()
     return out.size == again.size and np.allclose(out.reshape(again.shape), again, rtol=1e-3, atol=1e-3)
 
-# %% ../nbs/foundations/deploy.ipynb #0e6f1b9e
+# %% ../nbs/foundations/deploy.ipynb #dcd99510
 def save(
     model,              # a trained fastai Learner; a network, with dls=; a probe, with body= and dls=
     path:str|Path,      # of the folder; one that `save` has written before is replaced
@@ -709,7 +808,7 @@ def save(
         write_whole(folder/'README.md', _card(path.name, about, z, y, _counts(dls, target)).encode())
     return path
 
-# %% ../nbs/foundations/deploy.ipynb #3d32a73d
+# %% ../nbs/foundations/deploy.ipynb #12a65556
 def _weights(net, body=None):
     "Name and licence of the pretrained weights, as far as they are known."
     from tlcourse.assets import AssetError, find
@@ -735,5 +834,5 @@ def _judged(folder, about, net, dls):
         raise DeployError('save: what was written answers otherwise than this network; a hook, a changed module or a transform is not in the folder.')
     return z
 
-# %% ../nbs/foundations/deploy.ipynb #043fcbbd
+# %% ../nbs/foundations/deploy.ipynb #911c1986
 document(globals())
