@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['settings', 'ContinualError', 'at_least', 'whole', 'tensors', 'Task', 'labels', 'class_tasks', 'dls_tasks', 'Heads',
-           'evaluating', 'outputs', 'evaluate', 'AccuracyMatrix', 'fisher', 'Continual', 'sample', 'joined',
-           'run_tasks']
+           'outputs', 'evaluate', 'AccuracyMatrix', 'fisher', 'Continual', 'sample', 'joined', 'run_tasks']
 
 # %% ../nbs/foundations/continual.ipynb #7fcd3cfa
 import copy, io, warnings
@@ -28,7 +27,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 from tqdm.auto import tqdm
 
-from .backbones import unwrap
+from .backbones import evaluating, unwrap
 from .core import TLCourseError, document, write_whole
 from .plots import QUIET, SERIES, Figure, learning_curve, subplots
 
@@ -166,14 +165,6 @@ class Heads(Callback):
         if len(self.learn.yb): self.learn.pred = self.mask(self.learn.pred, self.learn.yb[0])
 
 # %% ../nbs/foundations/continual.ipynb #407ff770
-@contextmanager
-def evaluating(model:nn.Module):
-    "`model` in evaluation mode, every module's own mode restored afterwards."
-    modes = [(m, m.training) for m in model.modules()]
-    try: yield model.eval()
-    finally:
-        for m,mode in modes: m.training = mode
-
 def outputs(model:nn.Module, dls:DataLoaders) -> int:
     "How many outputs `model` has, random numbers untouched."
     with no_random(), evaluating(model), torch.no_grad(): return model(dls.valid.one_batch()[0][:1]).shape[1]
