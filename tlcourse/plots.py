@@ -119,7 +119,7 @@ def compare(df: pd.DataFrame, # one row a run
             level: float = .95, # confidence of the interval
             digits: int | None = 3, # decimals of `value`; None keeps all
            ) -> pd.DataFrame: # a row for each group, in order of appearance: value, low, high, *also, seeds
-    "Mean and interval over seeds for each method."
+    "Mean and interval over seeds for each method; that of an accuracy ends at 0 and 1, which it cannot pass."
     groups = [group] if isinstance(group, str) else list(group)
     also = [c for c in also if c in pd.DataFrame(df)]
     df = _runs(df, groups, [value, *also])
@@ -128,6 +128,7 @@ def compare(df: pd.DataFrame, # one row a run
                          'choose one setting, or name the column that differs in group=')
     g = df.groupby(groups if len(groups) > 1 else groups[0], sort=False, observed=True, dropna=False)
     out = pd.DataFrame([interval(v, level) for _, v in g[value]], columns=[value, 'low', 'high'], index=g.size().index)
+    if value == 'accuracy' and df[value].between(0, 1).all(): out[['low', 'high']] = out[['low', 'high']].clip(0, 1)
     out[also], out['seeds'] = g[also].mean(), g.size()
     return out if digits is None else out.round({value: digits, 'low': digits, 'high': digits} | dict.fromkeys(also, 1))
 
