@@ -98,6 +98,26 @@ def test_model_and_chance_are_left_alone(home):
     f = torch.from_numpy(extract(m, dl, cache=False).x)
     (nn.Linear(5, 2)(f).sum()).backward()  # may enter autograd: no inference tensors
 
+class Counts(nn.Module):
+    "Writes to itself as it runs."
+    def __init__(self): super().__init__(); self.register_buffer('n', torch.zeros(1)); self.calls, self.twice = 0, nn.ReLU(); self.again = self.twice
+    def forward(self, x): self.n += 1; self.calls += 1; return self.again(self.twice(x))
+
+@pytest.mark.parametrize('train', [True, False])
+def test_a_network_that_writes_to_itself_is_left_alone(home, runs, train):
+    m, data = nn.Sequential(*list(Net())[:2], Counts(), *list(Net())[2:]).train(train), items()
+    def look(): return [(p.data_ptr(), p.stride()) for p in m.parameters()], [b.clone() for b in m.buffers()], m[2].calls, {o.training for o in m.modules()}
+    before = look()
+    first, second = extract(m, loader(data)), (runs.clear(), extract(m, loader(data)))[1]
+    after = look()
+    assert before[0] == after[0] and all(map(torch.equal, before[1], after[1])) and before[2:] == after[2:] == (0, {train})
+    assert sum(runs) == 8 and (first.x == second.x).all()
+    np.testing.assert_allclose(first.x, direct(copy.deepcopy(m), data, 4), rtol=1e-4, atol=1e-5)
+
+def test_a_scripted_part(home, runs):
+    m, data = nn.Sequential(Net()[0], nn.Sequential(torch.jit.script(nn.Sequential(nn.Conv2d(6, 5, 3).eval(), nn.ReLU())), nn.Flatten()), nn.Linear(5, 2)).eval(), items()
+    np.testing.assert_allclose(extract(m, loader(data), cache=False).x, direct(m, data, 2), rtol=1e-4, atol=1e-5)
+
 def test_plain_tensors_reach_the_network(home, monkeypatch):
     seen = []
     old = F.Depths.forward
@@ -361,7 +381,7 @@ def test_sixty_changes_drawn_at_random(home, tmp_path):
     seen = list(draws(60, tmp_path))
     assert not [what for what,_,right in seen if not right]
     hits = [hit for what,hit,_ in seen if what == 'nothing']
-    assert len(hits) >= 15 and sum(hits) >= .8*len(hits) and len({what for what,*_ in seen}) >= 15
+    assert len(hits) >= 15 and all(hits) and len({what for what,*_ in seen}) >= 15
 
 
 # Attacks on the cache: something changes, and the cached answer must be the fresh one -------------------------------------

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['settings', 'ContinualError', 'at_least', 'whole', 'tensors', 'Task', 'labels', 'class_tasks', 'dls_tasks', 'Heads',
-           'evaluating', 'outputs', 'evaluate', 'AccuracyMatrix', 'fisher', 'Continual', 'sample', 'joined',
-           'run_tasks']
+           'outputs', 'evaluate', 'AccuracyMatrix', 'fisher', 'Continual', 'sample', 'joined', 'run_tasks']
 
 # %% ../nbs/foundations/continual.ipynb #7fcd3cfa
 import copy, io, warnings
@@ -28,7 +27,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 from tqdm.auto import tqdm
 
-from .backbones import unwrap
+from .backbones import evaluating, unwrap
 from .core import TLCourseError, document, write_whole
 from .plots import QUIET, SERIES, Figure, learning_curve, subplots
 
@@ -59,7 +58,7 @@ def whole(
     "Labels as whole numbers; raises `ContinualError` where that would change one."
     y = torch.as_tensor(y)
     odd = y[(y != y.round()) | y.isinf()] if y.is_floating_point() else y[:0]
-    if len(odd): raise ContinualError(f'{name} holds numbers that are no whole ones, such as {odd[0].item():.3g}: tasks are made of classes, counted from 0.')
+    if len(odd): raise ContinualError(f'{name}: {odd[0].item():.3g} is no whole number, and tasks are made of classes, counted from 0.')
     return y.long()
 
 # %% ../nbs/foundations/continual.ipynb #e1381540
@@ -117,10 +116,12 @@ def _part(ds, where):
 # %% ../nbs/foundations/continual.ipynb #724496e7
 def class_tasks(
     dls:DataLoaders,                 # of all classes: pictures, texts, sounds, features
-    groups:Sequence[Sequence[int]],  # the classes of each task
+    groups:Sequence[Sequence[int]],  # the classes of each task, by number
     names:Sequence[str]|None=None,   # of the tasks
 ) -> list[Task]:
     "Split one data set into tasks by class; labels stay as they are. Raises `ContinualError`."
+    if isinstance(groups, (int, str)) or any(isinstance(g, (int, str)) for g in groups):
+        raise ContinualError(f'class_tasks: groups={groups!r}; give a list of classes for each task, such as [[0, 1], [2, 3]].')
     names, kept = names or [str(i+1) for i in range(len(groups))], [[], []]
     for dl,parts in zip(dls, kept):
         y = labels(dl)
@@ -164,14 +165,6 @@ class Heads(Callback):
         if len(self.learn.yb): self.learn.pred = self.mask(self.learn.pred, self.learn.yb[0])
 
 # %% ../nbs/foundations/continual.ipynb #407ff770
-@contextmanager
-def evaluating(model:nn.Module):
-    "`model` in evaluation mode, every module's own mode restored afterwards."
-    modes = [(m, m.training) for m in model.modules()]
-    try: yield model.eval()
-    finally:
-        for m,mode in modes: m.training = mode
-
 def outputs(model:nn.Module, dls:DataLoaders) -> int:
     "How many outputs `model` has, random numbers untouched."
     with no_random(), evaluating(model), torch.no_grad(): return model(dls.valid.one_batch()[0][:1]).shape[1]

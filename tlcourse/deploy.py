@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'DeployError', 'quantile', 'Predictor', 'predict', 'load', 'wilson', 'save']
 
-# %% ../nbs/foundations/deploy.ipynb #da97f8ec
+# %% ../nbs/foundations/deploy.ipynb #0bea937a
 import hashlib, json, math, os, platform, shutil, time, warnings
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -18,11 +18,11 @@ from PIL import Image, ImageOps
 from .core import TLCourseError, document, first_line, listing, no_bar, write_whole
 from .pictures import READABLE, UNREADABLE, read as read_picture, why
 
-# %% ../nbs/foundations/deploy.ipynb #57aff9e1
+# %% ../nbs/foundations/deploy.ipynb #e54a3e69
 class DeployError(TLCourseError, ValueError):
     "Something is wrong with what is to be saved, with a saved folder, or with what is to be predicted; the message is one line with the way out."
 
-# %% ../nbs/foundations/deploy.ipynb #80eafa2d
+# %% ../nbs/foundations/deploy.ipynb #3b82dd9a
 def _hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -46,7 +46,7 @@ def _take_place(new, path):
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/foundations/deploy.ipynb #31b4df11
+# %% ../nbs/foundations/deploy.ipynb #0a9467d5
 def _restored(path):
     "If a save was cut off between its two moves, put the old folder back."
     if not path.exists() and _ours(_old(path)): _old(path).rename(path)
@@ -72,7 +72,7 @@ def _replacing(path):
         shutil.rmtree(new, ignore_errors=True)
         _restored(path)
 
-# %% ../nbs/foundations/deploy.ipynb #9a56528b
+# %% ../nbs/foundations/deploy.ipynb #bc69134a
 def _checked(path):
     "What `save` wrote down in the folder at `path`, if all is there and as it was saved."
     _restored(path)
@@ -93,7 +93,7 @@ def _checked(path):
 
 FORMAT = 1 # of tlcourse.json
 
-# %% ../nbs/foundations/deploy.ipynb #65caf12d
+# %% ../nbs/foundations/deploy.ipynb #776205bc
 def quantile(
     scores,       # [n] of validation items: how far off each was; sorted or not
     share:float,  # of new items that are to be no farther off
@@ -103,7 +103,7 @@ def quantile(
     k = math.ceil((len(s) + 1)*share - 1e-9) # (19+1)*.95 is 19, whatever floats say
     return float(s[k-1]) if k <= len(s) else math.inf
 
-# %% ../nbs/foundations/deploy.ipynb #840b3576
+# %% ../nbs/foundations/deploy.ipynb #2d2a843a
 def _transforms(dls):
     "All transforms that inputs of validation go through."
     dl, tls = dls.valid, getattr(dls.valid_ds, 'tls', [])
@@ -126,7 +126,7 @@ def _target(dls):
         return 'numbers', ['value'] if y.shape[1] == 1 else [f'value {i}' for i in range(y.shape[1])], y
     return 'classes' if y.ndim == 1 else 'several', [str(o) for o in vocab], y
 
-# %% ../nbs/foundations/deploy.ipynb #c97bec3c
+# %% ../nbs/foundations/deploy.ipynb #78af102c
 def _versions(*packages):
     res = dict(python=platform.python_version())
     for k in ('tlcourse', 'torch', *packages):
@@ -134,8 +134,9 @@ def _versions(*packages):
         except PackageNotFoundError: pass
     return res
 
-def _trained(learn, model, dls):
+def _trained(learn, model, dls, layout):
     "How a network was trained, as far as its learner knows: the last call of `fit`."
+    if layout == 'probe': return dict(items=len(dls.train_ds), method='a linear probe on frozen features')
     res = dict(items=len(dls.train_ds), batch=dls.train.bs)
     ps = list(model.parameters())
     res |= dict(parameters=sum(o.numel() for o in ps), trainable=sum(o.numel() for o in ps if o.requires_grad))
@@ -147,9 +148,65 @@ def _trained(learn, model, dls):
     if opt is not None: res |= dict(wd=float(f'{opt.hypers[-1].get("wd", 0):.3g}'))
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #c29e520c
-_known = {'Pixels', 'Fit', 'ToTensor', 'IntToFloatTensor', 'Normalize'}
+# %% ../nbs/foundations/deploy.ipynb #f252e6e6
+def _write_tensors(path, tensors, **about):
+    from safetensors.torch import save
+    write_whole(path, save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, dict(format='pt', **about)))
 
+def _fingerprint(net, skip=''):
+    "The sha256 of the weights and buffers of a network, but for those whose names begin with `skip`."
+    import torch
+    sha = hashlib.sha256()
+    for k,v in sorted(net.state_dict().items()):
+        if skip and k.startswith(skip): continue
+        v = v.detach().cpu()
+        v = (v.float() if v.is_floating_point() else v).contiguous()
+        sha.update(f'{k} {list(v.shape)} '.encode() + v.numpy().tobytes())
+    return sha.hexdigest()
+
+def _head(net):
+    "The name and the module of the last layer."
+    from tlcourse.backbones import groups
+    head = groups(net)[-1]
+    return next(k for k,m in net.named_modules() if m is head), head
+
+# %% ../nbs/foundations/deploy.ipynb #98912fa4
+def _write_head(head, folder): _write_tensors(folder/'head.safetensors', dict(weight=head.weight, bias=head.bias))
+
+def _read_head(folder):
+    "A linear layer."
+    import torch
+    from safetensors.torch import load_file
+    t = load_file(folder/'head.safetensors')
+    head = torch.nn.Linear(*reversed(t['weight'].shape))
+    head.load_state_dict(t)
+    return head
+
+def _base(folder, about):
+    "The body that a probe or an adapter stands on, by its name, if it is the one that it was made with."
+    name = about['body']['name']
+    net, skip = _KINDS[about['kind']]['base'](name, about)
+    sha = _fingerprint(net, skip)
+    if about['body'].setdefault('sha256', sha) == sha: return net
+    raise DeployError(f'{folder}: it stands on {name}, whose weights are others than those it was made with; get these, or make it anew.')
+
+# %% ../nbs/foundations/deploy.ipynb #cfd53275
+def _write_transformers(model, folder, about):
+    "Weights and config.json as `save_pretrained` of Transformers writes them."
+    config = model.config
+    config.architectures, config.num_labels = [type(model).__name__], len(about['names'])
+    config.id2label, config.label2id = dict(enumerate(about['names'])), {n: i for i,n in enumerate(about['names'])}
+    config.problem_type = dict(classes='single_label_classification', several='multi_label_classification', numbers='regression')[about['target']]
+    _write_tensors(folder/'model.safetensors', model.state_dict())
+    write_whole(folder/'config.json', config.to_json_string().encode())
+
+def _from_transformers(kind, folder):
+    "A model of Transformers from a folder."
+    import transformers
+    from tlcourse import hub
+    return hub.pretrained(getattr(transformers, kind), Path(folder), error=DeployError)
+
+# %% ../nbs/foundations/deploy.ipynb #bd9d74af
 def _odd(tfms, known):
     if odd := sorted({type(t).__name__ for t in tfms} - known):
         raise DeployError(f'save: {odd[0]} changes items in validation too, and a saved model would not know it; leave it out, or let it be for training only.')
@@ -157,18 +214,14 @@ def _odd(tfms, known):
 def _picture_reading(dls):
     "How pictures are read and scaled for the network."
     tfms = _transforms(dls)
-    _odd(tfms, _known)
+    _odd(tfms, {'Pixels', 'Fit', 'ToTensor', 'IntToFloatTensor', 'Normalize'})
     of = {type(t).__name__: t for t in tfms}
     px, norm = of['Pixels'], of.get('Normalize')
     mean, std = ([0.]*3, [1.]*3) if norm is None else ([float(v) for v in np.broadcast_to(o.flatten().cpu(), 3)] for o in (norm.mean, norm.std))
     return dict(size=px.fit.size, interpolation=Image.Resampling(px.fit.method).name.lower(), crop='middle square', mean=mean, std=std,
                 whole=px.whole, top=px.top, window=None if px.window is None else list(px.window))
 
-# %% ../nbs/foundations/deploy.ipynb #ec11c6d4
-def _write_tensors(path, tensors, **about):
-    from safetensors.torch import save
-    write_whole(path, save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, dict(format='pt', **about)))
-
+# %% ../nbs/foundations/deploy.ipynb #91f266be
 def _write_timm(model, folder, about):
     "Weights and config.json as timm has them."
     from timm.models._hub import save_config_for_hf
@@ -183,14 +236,32 @@ def _write_timm(model, folder, about):
     if about['target'] == 'classes': config['label_names'] = about['names']
     write_whole(folder/'config.json', json.dumps(config, indent=2).encode())
 
-def _open_timm(folder, about):
+def _write_picture_model(model, folder, about):
+    if type(model).__name__ == 'Logits': _write_transformers(model.model, folder, about)
+    else: _write_timm(model, folder, about)
+
+# %% ../nbs/foundations/deploy.ipynb #369e24c4
+def _picture_base(name, about):
+    from tlcourse.backbones import load
+    net = load(name, len(about['names']))
+    return net, f'{_head(net)[0]}.'
+
+def _open_picture_model(folder, about):
+    "The network, and what reads items beside it: nothing."
+    if about['layout'] == 'probe':
+        net = _base(folder, about)
+        _head(net)[1].load_state_dict(_read_head(folder).state_dict())
+        return net, None
+    if (json.loads((folder/'config.json').read_text(encoding='utf-8'))).get('model_type'): # of Transformers
+        from tlcourse.backbones import Logits
+        return Logits(_from_transformers('AutoModelForImageClassification', folder)), None
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         import timm
-    return timm.create_model(f'local-dir:{folder}', pretrained=True)
+    return timm.create_model(f'local-dir:{folder}', pretrained=True), None
 
-# %% ../nbs/foundations/deploy.ipynb #711ed271
-def _picture(source, r):
+# %% ../nbs/foundations/deploy.ipynb #17ed979f
+def _picture(source, r, tools=None):
     "The picture at `source` as the network takes it: [3, size, size] float32."
     if not isinstance(source, (Path, bytes, np.ndarray, Image.Image)):
         raise DeployError(f'{type(source).__name__} is no picture; give a path, bytes, a PIL image or an array of uint8')
@@ -201,13 +272,15 @@ def _picture(source, r):
     mean, std = (np.array(r[k], np.float32)[:, None, None] for k in ('mean', 'std'))
     return (a/np.float32(255) - mean)/std
 
-def _stacked(items, r): return (np.stack(items),)
+def _stacked(items, r, tools=None): return (np.stack(items),)
 
-def _run_plain(model, inputs): return model(*inputs)
+def _run_plain(model, inputs):
+    out = model(*inputs)
+    return getattr(out, 'logits', out)
 
-# %% ../nbs/foundations/deploy.ipynb #eca3b575
-_KINDS = dict(pictures=dict(tfm='Pixels', reading=_picture_reading, write=_write_timm, open=_open_timm, read=_picture, batch=_stacked, run=_run_plain,
-                            packages=('timm', 'pillow'), suffixes=READABLE | UNREADABLE, one='picture',
+# %% ../nbs/foundations/deploy.ipynb #e33f2734
+_KINDS = dict(pictures=dict(tfm='Pixels', reading=_picture_reading, write=_write_picture_model, open=_open_picture_model, base=_picture_base, read=_picture, batch=_stacked, run=_run_plain,
+                            packages=('timm', 'pillow'), suffixes=READABLE | UNREADABLE, one='picture', ndim=4, is_one=lambda x: False,
                             columns='path file filename file_name filepath image image_path image_id img picture photo name id'))
 
 def _kind(dls):
@@ -217,7 +290,216 @@ def _kind(dls):
         if o['tfm'] in names: return k
     raise DeployError('save: these DataLoaders do not say how their items are read; make them with tlcourse.data.folder or table, text.texts or speech.speech.')
 
-# %% ../nbs/foundations/deploy.ipynb #b8248e8e
+# %% ../nbs/foundations/deploy.ipynb #d8125919
+def _text_reading(dls):
+    "How texts become tokens."
+    tfms = _transforms(dls)
+    _odd(tfms, {'Tokens', 'Pad', 'ToTensor'})
+    tokens = next(t for t in tfms if type(t).__name__ == 'Tokens')
+    return dict(encoder=tokens.encoder, max_length=tokens.max_length)
+
+def _names_in_transformers(net):
+    "Transformers' config of the encoder in a `TextModel`, and {name of a weight in it: its name in Transformers}."
+    from transformers import AutoModel
+    from tlcourse import hub
+    from tlcourse.encoders import dissect
+    body = hub.pretrained(AutoModel, net.name, pretrained=False, error=DeployError)
+    names = {id(t): k for o in (body.named_parameters(), body.named_buffers()) for k,t in o}
+    body.config.architectures, p = [type(body).__name__], dissect(body)
+    parts = {'embeddings.embeddings': p.embeddings, 'embeddings.project': p.project, 'embeddings.shared': p.shared}
+    parts |= {f'layer{i}.layer': o for i,o in enumerate(p.layers)}
+    states = {at: m.state_dict(keep_vars=True) for at,m in parts.items() if m is not None}
+    return body.config, {f'{at}.{k}': names[id(t)] for at,o in states.items() for k,t in o.items() if id(t) in names}
+
+# %% ../nbs/foundations/deploy.ipynb #5cf85606
+def _write_encoder(net, folder):
+    "The encoder of a `TextModel`, its tokenizer and the head."
+    config, names = _names_in_transformers(net)
+    state = net.state_dict()
+    if lost := [k for k in names if k not in state]: raise DeployError(f'save: {lost[0]} is not as the encoder came; merge its adapter, or save it as a network of Transformers.')
+    _write_tensors(folder/'model.safetensors', {v: state[k] for k,v in names.items()})
+    write_whole(folder/'config.json', config.to_json_string().encode())
+    net.tokenizer.save_pretrained(folder)
+    _write_head(net.head, folder)
+
+def _write_lora(net, folder, about):
+    "The adapter of a `TextModel` as peft has it, and the head."
+    from peft.utils import get_peft_model_state_dict
+    _, names = _names_in_transformers(net)
+    config, tensors = net.peft_config['default'].to_dict(), {}
+    for k,t in get_peft_model_state_dict(net, save_embedding_layers=False).items():
+        at, lora, rest = k.partition('.lora_')
+        if lora: tensors[f"base_model.model.{names[f'{at}.weight'].removesuffix('.weight')}.lora_{rest}"] = t
+        elif not k.startswith('head.'): raise DeployError(f'save: {k} was trained beside the adapter; merge it with tlcourse.lora.merge, and save the whole network.')
+    if config.get('rank_pattern') or config.get('alpha_pattern'): raise DeployError('save: ranks that differ by layer are not kept; merge the adapter with tlcourse.lora.merge.')
+    layers = sorted({k.removeprefix('base_model.model.').partition('.lora_')[0] for k in tensors})
+    config |= dict(target_modules=layers, modules_to_save=None, inference_mode=True, base_model_name_or_path=str(net.name).removeprefix('hf:'))
+    _write_tensors(folder/'adapter_model.safetensors', tensors)
+    write_whole(folder/'adapter_config.json', json.dumps(config, indent=1, default=lambda o: sorted(o) if isinstance(o, set) else str(o)).encode())
+    _write_head(net.head.modules_to_save['default'], folder)
+    about['body'] = dict(name=net.name)
+
+# %% ../nbs/foundations/deploy.ipynb #7b99210a
+def _write_text_model(net, folder, about):
+    if about['layout'] == 'lora': _write_lora(net, folder, about)
+    elif hasattr(net, 'base_model_prefix'): # Transformers' own
+        _write_transformers(net, folder, about)
+        from tlcourse import hub
+        hub.tokenizer(about['reading']['encoder'], DeployError).save_pretrained(folder)
+    elif type(net).__name__ == 'TextModel' and hasattr(net, 'head'): _write_encoder(net, folder)
+    else: raise DeployError(f'save: {type(net).__name__} is no network for texts with a head; load it with tlcourse.text.load(name, n_out).')
+
+def _text_network(body, head):
+    "Encoder, mean over the tokens, linear layer."
+    from torch import nn
+    class Texts(nn.Module):
+        def __init__(self): super().__init__(); self.body, self.head = body, head
+        def forward(self, input_ids, attention_mask):
+            h, m = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state, attention_mask[..., None]
+            return self.head((h*m).sum(1)/m.sum(1).clamp(min=1))
+    return Texts()
+
+# %% ../nbs/foundations/deploy.ipynb #19877e4d
+def _text_base(name, about):
+    from transformers import AutoModel
+    from tlcourse import hub
+    return hub.pretrained(AutoModel, name, error=DeployError), 'pooler.' # which is not used, and random where the file lacks it
+
+def _open_text_model(folder, about):
+    "The network, and its tokenizer."
+    from tlcourse import hub
+    if about['layout'] == 'whole':
+        tok = hub.tokenizer(folder, DeployError)
+        if not (folder/'head.safetensors').is_file(): return _from_transformers('AutoModelForSequenceClassification', folder), tok
+        return _text_network(_from_transformers('AutoModel', folder), _read_head(folder)), tok
+    body = _base(folder, about)
+    if about['layout'] == 'lora':
+        from peft import PeftModel
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            body = PeftModel.from_pretrained(body, folder).merge_and_unload()
+    return _text_network(body, _read_head(folder)), hub.tokenizer(about['body']['name'], DeployError)
+
+# %% ../nbs/foundations/deploy.ipynb #7d2ea9f4
+def _tokens(source, r, tok):
+    "A text as token ids."
+    if isinstance(source, Path): source = source.read_text(encoding='utf-8')
+    if not isinstance(source, str): raise DeployError(f'{type(source).__name__} is no text')
+    if not source.strip(): raise DeployError('the text is empty')
+    return tok(source, truncation=True, max_length=r['max_length']).input_ids
+
+def _padded(items, r, tok):
+    "Token ids [n, t], filled up to the longest, and what is no filling."
+    ids = np.full((len(items), max(map(len, items))), tok.pad_token_id, np.int64)
+    for row,o in zip(ids, items): row[:len(o)] = o
+    return ids, (ids != tok.pad_token_id).astype(np.int64)
+
+def _run_texts(model, inputs):
+    out = model(input_ids=inputs[0], attention_mask=inputs[1])
+    return getattr(out, 'logits', out)
+
+_KINDS['texts'] = dict(tfm='Tokens', reading=_text_reading, write=_write_text_model, open=_open_text_model, base=_text_base, read=_tokens, batch=_padded,
+                       run=_run_texts, packages=('transformers', 'peft'), suffixes={'.txt'}, one='text', ndim=-1, is_one=lambda x: False, columns='text texts sentence')
+
+# %% ../nbs/foundations/deploy.ipynb #67964748
+def _sound_reading(dls):
+    "How long clips are, and in which form the network hears them."
+    tfms = _transforms(dls)
+    _odd(tfms, {'Sound', 'Mel', 'ToTensor'})
+    sound = next(t for t in tfms if type(t).__name__ == 'Sound')
+    return dict(seconds=sound.n/16_000, form='log-mel' if any(type(t).__name__ == 'Mel' for t in tfms) else 'audio')
+
+def _audio_classifier(config, seconds, n_out):
+    "Transformers' classifier of one kind of clips; its projection changes nothing, its head is random."
+    import torch, transformers
+    whisper = config.model_type == 'whisper'
+    config.classifier_proj_size, config.use_weighted_layer_sum, config.num_labels = config.hidden_size, False, n_out
+    if whisper: config.max_source_positions = round(50*seconds)
+    model = (transformers.WhisperForAudioClassification if whisper else transformers.Wav2Vec2ForSequenceClassification)(config)
+    with torch.no_grad():
+        model.projector.weight.copy_(torch.eye(config.hidden_size))
+        model.projector.bias.zero_()
+    return model
+
+# %% ../nbs/foundations/deploy.ipynb #5ef452ab
+def _take_whisper(model, conv1, conv2, positions, layers, norm):
+    "Let a classifier of Transformers have the modules of an encoder."
+    from torch import nn
+    e = model.encoder
+    e.conv1, e.conv2, e.layers, e.layer_norm = conv1, conv2, nn.ModuleList(layers), norm
+    e.embed_positions.weight.data.copy_(positions[:len(e.embed_positions.weight)])
+
+def _from_encoder(net, seconds):
+    "A `SpeechEncoder` with a head as Transformers' classifier."
+    from copy import deepcopy
+    from torch import nn
+    if not hasattr(net[-1], 'out_features'): raise DeployError('save: this network has no head; load it with tlcourse.speech.load(name, n_out).')
+    stem, *blocks, pool, head = net
+    layers = [o.layer for o in blocks]
+    attention = getattr(layers[0], 'self_attn', None) or layers[0].attention
+    model = _audio_classifier(deepcopy(attention.config), seconds, head.out_features)
+    if hasattr(stem, 'conv1'): _take_whisper(model, stem.conv1, stem.conv2, stem.positions, layers, pool.norm)
+    else:
+        w = model.wav2vec2
+        w.feature_extractor, w.feature_projection, w.encoder.pos_conv_embed, w.encoder.layers = stem.features, stem.projection, stem.positions, nn.ModuleList(layers)
+        w.encoder.layer_norm = pool.norm if model.config.do_stable_layer_norm else stem.norm
+    model.classifier = head
+    return model
+
+# %% ../nbs/foundations/deploy.ipynb #84b74150
+def _write_sound_model(net, folder, about):
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+    seconds = about['reading']['seconds']
+    if type(net).__name__ != 'SpeechEncoder': raise DeployError(f'save: {type(net).__name__} is no encoder of tlcourse.speech; load it with speech.load(name, n_out).')
+    if round(100*seconds) % 2: raise DeployError(f'save: seconds={seconds:g} does not make whole positions of 0.02 seconds, as Transformers needs; train with another length.')
+    _write_transformers(_from_encoder(net, seconds), folder, about)
+    if about['reading']['form'] == 'audio': Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(folder)
+    elif seconds == int(seconds): WhisperFeatureExtractor(chunk_length=int(seconds)).save_pretrained(folder)
+
+def _sound_base(name, about):
+    "The classifier with a random head on the encoder that has this name."
+    from transformers import AutoModel
+    from tlcourse import hub, whisper
+    r = about['reading']
+    body = whisper.load(name).model if name == 'whisper_tiny_en' else hub.pretrained(AutoModel, name, error=DeployError)
+    model = _audio_classifier(body.config, r['seconds'], len(about['names']))
+    e = getattr(body, 'encoder', None)
+    if hasattr(e, 'conv1'): _take_whisper(model, e.conv1, e.conv2, e.embed_positions.weight, e.layers, e.layer_norm)
+    else: model.wav2vec2 = body
+    return model, ('classifier.', 'projector.')
+
+def _open_sound_model(folder, about):
+    if about['layout'] == 'whole': return _from_transformers('AutoModelForAudioClassification', folder), None
+    model = _base(folder, about)
+    model.classifier = _read_head(folder)
+    return model, None
+
+# %% ../nbs/foundations/deploy.ipynb #c88efbd2
+def _audio(source, r, tools=None):
+    "A recording as samples of the length of the others."
+    from tlcourse.audio import fit, samples
+    if hasattr(source, 'noise'): # a `Clip` with noise in it
+        from tlcourse.sounds import add_noise
+        return add_noise(_audio(source.source, r), source.noise, source.id).astype(np.float32)
+    return fit(samples(source, str(source) if isinstance(source, (str, Path)) else 'the audio'), round(16_000*r['seconds'])).astype(np.float32)
+
+def _heard(items, r, tools=None):
+    "Audio as the network hears it."
+    x = np.stack(items)
+    if r['form'] == 'log-mel':
+        import torch
+        from tlcourse.whisper import log_mel
+        return (log_mel(torch.from_numpy(x)).numpy(),)
+    return ((x - x.mean(1, keepdims=True))/np.sqrt(x.var(1, keepdims=True) + 1e-7),)
+
+def _is_samples(x): return isinstance(x, (list, tuple)) and len(x) > 0 and isinstance(x[0], (int, float, np.number))
+
+_SOUNDS = {'.wav', '.flac', '.ogg', '.oga', '.opus', '.mp3', '.aif', '.aiff', '.aifc', '.au', '.caf', '.m4a', '.aac', '.wma', '.amr', '.webm'}
+_KINDS['sounds'] = dict(tfm='Sound', reading=_sound_reading, write=_write_sound_model, open=_open_sound_model, base=_sound_base, read=_audio, batch=_heard,
+                        run=_run_plain, packages=('transformers', 'soundfile'), suffixes=_SOUNDS, one='recording', ndim=-1, is_one=_is_samples,
+                        columns='file path filename file_name filepath audio audio_path wav clip sound recording name id')
+
+# %% ../nbs/foundations/deploy.ipynb #cbd2e681
 def _table(path, column, kind):
     "The items that a csv lists: [(name, value)]."
     path = Path(path)
@@ -240,21 +522,28 @@ def _in_folder(p, kind):
     if not files: raise DeployError(f"{p}: there is no {kind['one']} in this folder.")
     return [(f.relative_to(p).as_posix(), f) for f in files]
 
-# %% ../nbs/foundations/deploy.ipynb #d4977462
+# %% ../nbs/foundations/deploy.ipynb #ebd5f6c5
+def _file_of(x, kind):
+    "The path that `x` is meant to be; None for what is an item itself, as a text is."
+    if isinstance(x, Path): return x.expanduser()
+    if not isinstance(x, str) or kind['one'] == 'text' and not (len(x) < 4096 and x.lower().endswith(('.csv', '.tsv', '.txt')) and Path(x).is_file()): return None
+    return Path(x).expanduser()
+
 def _named(x, kind, column=None):
     "What there is to predict: [(name, source)]."
-    if isinstance(x, (str, Path)):
-        p = Path(x).expanduser()
+    if (p := _file_of(x, kind)) is not None:
         if p.is_dir(): return _in_folder(p, kind)
         if p.suffix.lower() in ('.csv', '.tsv') and p.is_file():
             root, values = _table(p, column, kind)
-            return [(o, root/o) for o in values]
+            return list(enumerate(values)) if kind['one'] == 'text' else [(o, root/o) for o in values]
         if not p.is_file(): raise DeployError(f'{x}: there is no such file.')
         return [(str(x), p)]
     if isinstance(x, pd.DataFrame): raise DeployError('predict: a table has many columns; give one of them, such as table.path.')
-    if isinstance(x, (list, tuple, pd.Series)): return _many(list(x), kind)
-    if isinstance(x, np.ndarray) and x.ndim == 4: return list(enumerate(x))
-    if hasattr(x, 'source') and hasattr(x, 'id'): return [(x.id, Path(x.source) if isinstance(x.source, str) else x.source)] # an item of the course
+    if isinstance(x, (list, tuple, pd.Series)) and not kind['is_one'](x): return _many(list(x), kind)
+    if isinstance(x, np.ndarray) and x.ndim == kind['ndim']: return list(enumerate(x))
+    if getattr(x, 'noise', None) is not None: return [(x.id, x)]
+    for k in ('source', 'text'): # an item of the course
+        if hasattr(x, k) and hasattr(x, 'id'): return [(x.id, Path(o) if isinstance(o := getattr(x, k), str) and k == 'source' else o)]
     return [(0, x)]
 
 def _many(xs, kind):
@@ -263,11 +552,11 @@ def _many(xs, kind):
     for i,o in enumerate(xs):
         try: found = _named(o, kind)
         except DeployError as e: lost[str(o)] = str(e).removeprefix(f'{o}: ').rstrip('.'); continue
-        res += found if isinstance(o, (str, Path)) or hasattr(o, 'id') else [(i, v) for _,v in found]
+        res += found if _file_of(o, kind) is not None or hasattr(o, 'id') else [(i, v) for _,v in found]
     if lost: raise DeployError(f'predict: {listing(lost)}; mend or leave out what is named.')
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #4e29a28b
+# %% ../nbs/foundations/deploy.ipynb #5b92810d
 def _softmax(z):
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
@@ -289,14 +578,15 @@ def _unsure(z, p, about, sure):
     sets = [tuple(n for n,v in zip(names, row) if v >= least) for row in p]
     return pd.DataFrame(dict(calibrated=_softmax(z/fitted['temperature']).max(1), set=sets))
 
-# %% ../nbs/foundations/deploy.ipynb #ba55e68f
+# %% ../nbs/foundations/deploy.ipynb #89aef848
 class Predictor:
     "A saved model with all that belongs to it."
     def __init__(self,
         path:Path,    # its folder
-        model,        # a torch network in evaluation mode, or what else `run` takes
+        model,        # a torch network, in evaluation mode
         about:dict,   # what `save` wrote down
-    ): self.path, self.model, self.about, self.kind = Path(path), model, about, _KINDS[about['kind']]
+        tools=None,   # what else reads items: a tokenizer
+    ): self.path, self.model, self.about, self.tools, self.kind = Path(path), model, about, tools, _KINDS[about['kind']]
 
     def __repr__(self):
         names = self.about['names']
@@ -317,13 +607,13 @@ class Predictor:
         for at in tqdm(range(0, len(sources), bs), desc='predicting', leave=False, delay=1, disable=no_bar(progress)):
             xs = []
             for i,o in enumerate(sources[at:at+bs], at):
-                try: xs.append(self.kind['read'](o, r))
+                try: xs.append(self.kind['read'](o, r, self.tools))
                 except Exception as e: bad[str(o) if isinstance(o, (str, Path)) else f'item {i}'] = why(o, e).rstrip('.')
-            if xs and not bad: out.append(self._run(self.kind['batch'](xs, r)))
+            if xs and not bad: out.append(self._run(self.kind['batch'](xs, r, self.tools)))
         if bad: raise DeployError(f'predict: {listing(bad)}; mend or leave out what is named.')
         return np.concatenate(out)
 
-# %% ../nbs/foundations/deploy.ipynb #1fa20072
+# %% ../nbs/foundations/deploy.ipynb #1aa56857
 def predict(self:Predictor,
     x,                  # a path, bytes, a PIL image, an array, an item of the course, a list of these, a folder, or a csv of file names
     sure:float=None,    # also how sure: the calibrated probability, and the classes (or the interval) that hold the right one in this share of cases
@@ -345,7 +635,7 @@ def predict(self:Predictor,
 
 Predictor.predict = predict
 
-# %% ../nbs/foundations/deploy.ipynb #a9e4309e
+# %% ../nbs/foundations/deploy.ipynb #041c9cb5
 def load(
     path:str|Path,     # of a folder that `save` wrote
     device='cpu',      # or 'cuda', 'mps'
@@ -353,17 +643,19 @@ def load(
     "A saved model, ready to predict. A folder that is not as it was saved is refused: raises `DeployError`, one line."
     folder = Path(path).expanduser().absolute()
     about = _checked(folder)
-    return Predictor(folder, _opened(folder, about).to(device), about)
+    return _opened(folder, about, device)
 
-def _opened(folder, about):
-    "The network in a folder, in evaluation mode."
-    try: return _KINDS[about['kind']]['open'](folder, about).eval()
+def _opened(folder, about, device='cpu'):
+    "What is in a folder, ready to predict."
+    try:
+        model, tools = _KINDS[about['kind']]['open'](folder, about)
+        return Predictor(folder, model.eval().to(device), about, tools)
     except (TLCourseError, ImportError): raise
     except Exception as e:
         of = ', '.join(f'{k} {v}' for k,v in about['versions'].items())
         raise DeployError(f'{folder}: the network cannot be built ({first_line(e)}); it was saved with {of}.') from None
 
-# %% ../nbs/foundations/deploy.ipynb #f065eaa4
+# %% ../nbs/foundations/deploy.ipynb #44d9e95c
 def wilson(
     k:int,           # so many are right
     n:int,           # of so many
@@ -384,7 +676,7 @@ def _fitted(z, y, target):
     p = _softmax(z)[np.arange(len(y)), y]
     return dict(temperature=1. if said else round(t, 4), scores=np.sort(1 - p).round(6).tolist()) # at an end it says nothing
 
-# %% ../nbs/foundations/deploy.ipynb #4f2d49f5
+# %% ../nbs/foundations/deploy.ipynb #6819e621
 def _row(*cells): return f"| {' | '.join(str(o).replace('|', chr(92) + '|') for o in cells)} |"
 
 def _per_class(z, y, about, counts):
@@ -407,7 +699,7 @@ def _summary(z, y, about):
     k = int(right.sum())
     return dict(right=k, of=n, accuracy=k/n, interval=list(wilson(k, n)))
 
-# %% ../nbs/foundations/deploy.ipynb #5f0db145
+# %% ../nbs/foundations/deploy.ipynb #8f2a9151
 def _results(z, y, about, counts):
     "The section on results."
     s, n = about['results'], len(y)
@@ -423,7 +715,7 @@ def _results(z, y, about, counts):
     return [*res, '', f'Calibration: expected calibration error {ece(p, y):.3f}; one of perfect probabilities would be {floor.low:.3f} to {floor.high:.3f} here. '
             f"The temperature fitted on these items is {about['fitted']['temperature']:.2f} (above 1: the network is too sure of itself)."]
 
-# %% ../nbs/foundations/deploy.ipynb #53d84754
+# %% ../nbs/foundations/deploy.ipynb #27c3d287
 def _card(name, about, z, y, counts):
     "The model card, in Markdown."
     r, t, unknown = about['reading'], about['trained'], 'not stated'
@@ -440,63 +732,91 @@ def _card(name, about, z, y, counts):
         '- An item that belongs to none of the classes gets one all the same.'*(about['target'] == 'classes') or '- An item of a kind not seen in training gets an answer all the same.', '',
         '## Versions', '', f"{said['versions']}.", ''])
 
-# %% ../nbs/foundations/deploy.ipynb #fb5c6c95
-def _what(model, dls):
-    "Learner or None, network, DataLoaders."
-    if hasattr(model, 'dls') and hasattr(model, 'model'): return model, model.model, dls or model.dls
-    if not hasattr(model, 'state_dict'): raise DeployError(f'save: a {type(model).__name__} cannot be saved; give a Learner, or a network with dls=.')
-    if dls is None: raise DeployError('save: a network does not know how its items were read; give the DataLoaders it was trained on with dls=.')
-    return None, model, dls
+# %% ../nbs/foundations/deploy.ipynb #9b5c7fa7
+def _what(model, dls, body):
+    "Learner or None, network, DataLoaders, and how it is to be saved."
+    if hasattr(model, 'dls') and hasattr(model, 'model'): learn, net, dls = model, model.model, dls or model.dls
+    elif hasattr(model, 'state_dict'): learn, net = None, model
+    elif hasattr(model, 'coef_') or hasattr(model, 'estimators_'): learn, net = None, None
+    else: raise DeployError(f'save: a {type(model).__name__} cannot be saved; give a Learner, a network with dls=, or a probe with body= and dls=.')
+    if dls is None: raise DeployError('save: how items were read is not known; give the DataLoaders it was trained on with dls=.')
+    if getattr(dls, 'valid_ds', None) is None or not len(dls.valid_ds): raise DeployError('save: there are no validation items, and the card needs their results.')
+    if net is None:
+        if not isinstance(body, str): raise DeployError("save: a probe stands on a body; give its name with body=, such as body='efficientnet_lite0'.")
+        return None, _probed(model, body, dls), 'probe', dls
+    if body is not None: raise DeployError('save: body= is for a probe; a network is saved whole.')
+    return learn, *_plain(net, _kind(dls)), dls
 
-def _same(model, dls, items, again):
-    "Does the loaded model say of some items what the trained one says?"
+def _plain(net, kind):
+    "The network without wrappers, and how it is to be saved: its adapter alone, or whole."
+    from tlcourse.backbones import unwrap
+    net = unwrap(net)
+    if getattr(getattr(net, 'adaptation', None), 'method', None) != 'lora': return net, 'whole'
+    if kind == 'texts': return net, 'lora'
+    from tlcourse.lora import merge
+    return merge(net), 'whole'
+
+# %% ../nbs/foundations/deploy.ipynb #4cab5f9b
+def _probed(probe, body, dls):
+    "The named body with a probe for its head."
+    from tlcourse.features import to_head
+    kind, c = _kind(dls), len(_target(dls)[1])
+    if kind == 'pictures': from tlcourse.backbones import load
+    elif kind == 'texts': from tlcourse.text import load
+    else: from tlcourse.speech import load
+    more = dict(seconds=_KINDS[kind]['reading'](dls)['seconds']) if kind == 'sounds' else {}
+    return to_head(probe, load(body, c, **more)).eval()
+
+def _same(model, dls, again):
+    "Does the loaded model say of the first items what the trained one says?"
     import torch
     was, dev = [(m, m.training) for m in model.modules()], next(model.parameters()).device
     try:
         model.eval()
-        batch = dls.test_dl(items, bs=len(items), num_workers=0).one_batch()
-        with torch.no_grad(): out = model(*(o.as_subclass(torch.Tensor).to(dev) for o in batch[:1])).float().cpu().numpy()
+        batch = dls.valid.new(bs=len(again), shuffle=False, drop_last=False, num_workers=0, get_idxs=lambda: range(len(again))).one_batch()
+        with torch.no_grad(): out = model(batch[0].as_subclass(torch.Tensor).to(dev))
     finally:
         for m,t in was: m.training = t
-    return out.reshape(len(out), -1).shape == again.shape and np.allclose(out.reshape(len(out), -1), again, rtol=1e-3, atol=1e-3)
+    out = getattr(out, 'logits', out).float().cpu().numpy()
+    return out.size == again.size and np.allclose(out.reshape(again.shape), again, rtol=1e-3, atol=1e-3)
 
-# %% ../nbs/foundations/deploy.ipynb #f42083ec
+# %% ../nbs/foundations/deploy.ipynb #dcd99510
 def save(
-    model,              # a trained fastai Learner with DataLoaders of the course; or a network, with dls=
+    model,              # a trained fastai Learner; a network, with dls=; a probe, with body= and dls=
     path:str|Path,      # of the folder; one that `save` has written before is replaced
     data:str='',        # for the card: what it was trained on
-    dls=None,           # the data that it was trained on; default the learner's
+    dls=None,           # the DataLoaders of the course that it was trained on; default the learner's
+    body:str=None,      # of a probe: the name of the network that made the features
     licence:str='',     # for the card: of the data
     note:str='',        # for the card: what the model is for
 ) -> Path:              # the folder
-    """Write a trained network to a folder without pickles: weights, how items are read, what was fitted on validation, a model card, and hashes.
+    """Write a trained model to a folder without pickles: weights, how items are read, what was fitted on validation, a model card, and hashes.
 
     Interrupted, it leaves the old folder or the new one, never half of one. Raises `DeployError`, one line."""
     path = Path(path).expanduser().absolute()
-    learn, net, dls = _what(model, dls)
-    if getattr(dls, 'valid_ds', None) is None or not len(dls.valid_ds): raise DeployError('save: there are no validation items, and the card needs their results.')
-    kind = _kind(dls)
-    net, (target, names, y) = _unwrapped(net), _target(dls)
-    about = dict(format=FORMAT, kind=kind, target=target, names=names, reading=_KINDS[kind]['reading'](dls), data=data, licence=licence, note=note,
-                 weights=_weights(net), trained=_trained(learn, net, dls), versions=_versions(*_KINDS[kind]['packages']))
+    learn, net, layout, dls = _what(model, dls, body)
+    kind, (target, names, y) = _kind(dls), _target(dls)
+    about = dict(format=FORMAT, kind=kind, layout=layout, target=target, names=names, reading=_KINDS[kind]['reading'](dls), data=data, licence=licence,
+                 note=note, weights=_weights(net, body), trained=_trained(learn, net, dls, layout), versions=_versions(*_KINDS[kind]['packages']))
     with _replacing(path) as folder:
-        _KINDS[kind]['write'](net, folder, about)
+        if layout == 'probe': about['body'] = dict(name=body)
+        if layout == 'probe': _write_head(_head(net)[1], folder)
+        else: _KINDS[kind]['write'](net, folder, about)
         z = _judged(folder, about, net, dls)
         about |= dict(fitted=_fitted(z, y, target), results=_summary(z, y, about))
         write_whole(folder/'tlcourse.json', json.dumps(about, indent=1, ensure_ascii=False).encode())
         write_whole(folder/'README.md', _card(path.name, about, z, y, _counts(dls, target)).encode())
     return path
 
-# %% ../nbs/foundations/deploy.ipynb #010dc38d
-def _unwrapped(net):
-    from tlcourse.backbones import unwrap
-    return unwrap(net)
-
-def _weights(net):
-    "Name and licence of the pretrained weights, as far as the network says."
+# %% ../nbs/foundations/deploy.ipynb #12a65556
+def _weights(net, body=None):
+    "Name and licence of the pretrained weights, as far as they are known."
+    from tlcourse.assets import AssetError, find
     cfg = getattr(net, 'pretrained_cfg', None) or {}
-    name = '.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or getattr(net, 'name', None)
-    return dict(name=name, licence=cfg.get('license'))
+    name = body or getattr(net, 'name', None) or '.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or getattr(getattr(net, 'config', None), 'name_or_path', None)
+    try: licence = find(name).licence
+    except (AssetError, TypeError, AttributeError): licence = cfg.get('license')
+    return dict(name=name, licence=licence)
 
 def _counts(dls, target):
     "How many training items each class has."
@@ -506,13 +826,13 @@ def _counts(dls, target):
 def _judged(folder, about, net, dls):
     "Outputs of the written model for all validation items; an error if it says something else than the trained one."
     found = _named(list(dls.valid_ds.items), _KINDS[about['kind']])
-    z = Predictor(folder, _opened(folder, about), about)._outputs([o for _,o in found], progress=True)
+    z = _opened(folder, about)._outputs([o for _,o in found], progress=True)
     if z.shape[1] != len(about['names']): raise DeployError(f"save: the network has {z.shape[1]} outputs and the data {len(about['names'])} classes; save it with its own data.")
     if not np.isfinite(z).all(): raise DeployError('save: the network says NaN or infinity of validation items; train it anew at a lower rate.')
     n = min(8, len(z))
-    if not _same(net, dls, dls.valid_ds.items[:n], z[:n]):
+    if not _same(net, dls, z[:n]):
         raise DeployError('save: what was written answers otherwise than this network; a hook, a changed module or a transform is not in the folder.')
     return z
 
-# %% ../nbs/foundations/deploy.ipynb #222af104
+# %% ../nbs/foundations/deploy.ipynb #911c1986
 document(globals())

@@ -232,6 +232,20 @@ def _key(body, dl, device, split, *more):
 # %% ../nbs/foundations/features.ipynb #642c6cf3
 def _to(x, device, dtype): return x.to(device, dtype if x.is_floating_point() else None) if isinstance(x, torch.Tensor) else x
 
+def _twin(m, made=None):
+    "`m` again, with modules and buffers of its own and the same parameters."
+    made = {} if made is None else made
+    if m is None or m in made: return made.get(m)
+    made[m] = new = m.__class__.__new__(m.__class__)
+    new.__dict__.update(vars(m), _parameters=dict(m._parameters), _modules={k: _twin(o, made) for k,o in m._modules.items()},
+                        _buffers={k: o if o is None else o.clone() for k,o in m._buffers.items()})
+    return new
+
+def _copy(model):
+    "A copy in evaluation mode, and whether it shares the parameters of `model`."
+    shared = not any(m.training or isinstance(m, torch.jit.ScriptModule) for m in model.modules())
+    return (_twin(model) if shared else deepcopy(model).eval()), shared
+
 def _run(body, batches, done, n, bs, compile, progress, varied, dtype):
     "Pass all batches through `body`; yields features and labels of each."
     fast, left, start = body, n - done, None
@@ -269,20 +283,16 @@ def _ready(body, first, fold):
     return fold_batchnorm(body, *(x[:2] if isinstance(x, torch.Tensor) else x for x in first)) if fold else body
 
 # %% ../nbs/foundations/features.ipynb #c6f8eaee
-def _spread(n, k, bs, key):
-    "Positions to verify: eight over all items, first and last among them; of views a whole batch, since views of a batch are drawn together."
-    if k is None: return sorted({round(i) for i in np.linspace(0, n - 1, min(n, 8))})
-    at = int(key[:8], 16) % -(-n//bs)*bs
-    return list(range(at, min(at + bs, n)))
+def _spread(n): return sorted({round(i) for i in np.linspace(0, n - 1, min(n, 8))})
 
-def _as_kept(old, body, dl, order, split, views, seed, bs, key, dtype):
-    "Does a fresh look at some of the items give what is kept?"
-    n = len(old['x'])
-    at = _spread(n, views, bs, key)
-    if views is None: batch = next(_batches(dl, [order[i] for i in at], split, 1, 0, len(at), len(at), seed))
-    else: batch = next(_batches(dl, order, split, views, at[0], at[-1] + 1, bs, seed))
-    out = torch.cat([o.float() for o in body(*(_to(x, None, dtype) for x in batch[0]))], 1).cpu()
-    return same([torch.from_numpy(old['x'][at])], [out])
+def _precision(device, dtype):
+    "The type that numbers are computed in."
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype or torch.float32
+
+def _as_kept(old, at, xs, body, dtype, precision):
+    "Does a fresh look at the items of a batch, at positions `at`, give what is kept?"
+    out = torch.cat([o.float() for o in body(*(_to(x, None, dtype) for x in xs))], 1).cpu()
+    return same([torch.from_numpy(old['x'][at])], [out], precision)
 
 # %% ../nbs/foundations/features.ipynb #f1c54b22
 def _in_range(who, y, vocab):
@@ -328,25 +338,39 @@ def extract(
     several, split, k = isinstance(layer, (list, tuple, range)), 0 if views else 1, views or 1
     with no_random(), dl.dataset.set_split_idx(split) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():
         order, layers = _order(dl), list(layer) if several else None if layer is None else [layer]
-        body, n = featurizer(deepcopy(model).eval(), layers), k*dl.n
-        return _features(*_got(body, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress), order, _vocab(dl), views, several)
+        copy, shared = _copy(model)
+        body, n = featurizer(copy, layers), k*dl.n
+        return _features(*_got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress), order, _vocab(dl), views, several)
 
 def _vocab(dl): return [str(o) for o in getattr(dl, 'vocab', None) or []]
 
 # %% ../nbs/foundations/features.ipynb #d33a5676
-def _got(body, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress):
+def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress):
     "Features from disk or from a run, and the labels."
-    batches, y = partial(_batches, dl, order, split, k, bs=bs, seed=seed), _own_labels(dl)
-    first, label = next(batches(0, min(8, n), bs=8))
+    def batches(order, k, start, stop, bs=bs, workers=0): return _batches(dl, order, split, k, start, stop, bs, seed, workers)
+    def look(at): return next(batches([order[i] for i in at], 1, 0, len(at), len(at)))
+    y, (first, label) = _own_labels(dl), look(_spread(dl.n))
     device = next((x.device for x in first if isinstance(x, torch.Tensor)), torch.device('cpu'))
     dtype = next((p.dtype for p in body.parameters() if p.is_floating_point()), None)
-    body, first = body.to(device, memory_format=torch.channels_last), [_to(x, None, dtype) for x in first]
+    if any(p.device != device for p in body.parameters()): body, shared = deepcopy(body).to(device), False
+    precision, first = _precision(device, dtype), [_to(x, None, dtype) for x in first]
     key = _key(body, dl, device, split, k, fold, *[seed, bs]*(split == 0), *[order]*isinstance(order, list)) if cache else None
-    old = _kept(key, n, partial(_as_kept, body=body, dl=dl, order=order, split=split, views=views, seed=seed, bs=bs, key=key, dtype=dtype))
+
+    def holds(old):
+        at, xs = _spread(len(old['x'])), first
+        if views:
+            start = int(key[:8], 16) % -(-len(old['x'])//bs)*bs
+            at = list(range(start, min(start + bs, len(old['x']))))
+            xs, _ = next(batches(order, k, at[0], at[-1] + 1))
+        elif len(old['x']) < n: xs, _ = look(at)
+        return _as_kept(old, at, xs, _ready(body, first, fold and precision.itemsize < 4), dtype, precision)
+
+    old = _kept(key, n, holds)
     done = len(old['x']) if old else 0
     if done == n: return old, y
+    body = (deepcopy(body) if shared else body).to(memory_format=torch.channels_last)
     workers = 0 if views else dl.fake_l.num_workers
-    run = _run(_ready(body, first, fold), batches(done, n, workers=workers), done, n, bs, compile, progress, isinstance(order, list), dtype)
+    run = _run(_ready(body, first, fold), batches(order, k, done, n, workers=workers), done, n, bs, compile, progress, isinstance(order, list), dtype)
     got = _collect(key, old, n, run)
     seen = None if label is None else _stack(got['y'][::k][np.argsort(order)])
     if seen is None or y is None or y.shape == seen.shape and np.allclose(y, seen, equal_nan=True): y = seen if y is None else y

@@ -22,11 +22,14 @@ with warnings.catch_warnings():
 
 # %% ../nbs/foundations/speed.ipynb #1cc58eaf
 def same(
-    a,       # tensors
-    b,       # tensors, the ones to compare with
+    a,                               # tensors
+    b,                               # tensors, the ones to compare with
+    dtype:torch.dtype=torch.float32, # that they were computed in
 ) -> bool:
-    "Are two lists of outputs equal up to rounding: within a thousandth, or a ten thousandth of the largest?"
-    return all(p.shape == q.shape and torch.allclose(p.float(), q.float(), rtol=1e-3, atol=1e-4*q.float().abs().max().item()) for p,q in zip(a, b, strict=True))
+    "Are two lists of outputs equal up to rounding: within a thousandth, or a ten thousandth of the largest? In half precision within four roundings."
+    few = 4*torch.finfo(dtype).eps
+    def near(p, q): return torch.allclose(p, q, rtol=max(1e-3, few), atol=max(1e-4, few)*q.abs().max().item())
+    return all(p.shape == q.shape and near(p.float(), q.float()) for p,q in zip(a, b, strict=True))
 
 # %% ../nbs/foundations/speed.ipynb #e89de801
 _conv, _norm = (nn.Conv1d, nn.Conv2d, nn.Conv3d), (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
@@ -72,7 +75,8 @@ def fold_batchnorm(
     want, pairs = _pairs(copy, xs)
     fused = {c: fuse_conv_bn_eval(c, b) for c,b in pairs}
     new = {c: _Widened(f) if _can_widen(f) else f for c,f in fused.items()} | {b: getattr(b, 'act', nn.Identity()) for _,b in pairs}
-    for m in copy.modules(): m._modules.update({k: new[o] for k,o in m._modules.items() if o in new})
+    for m in copy.modules():
+        if not isinstance(m, torch.jit.ScriptModule): m._modules.update({k: new[o] for k,o in m._modules.items() if o in new})
     return copy if pairs and same(_listed(copy(*xs)), _listed(want)) else body
 
 # %% ../nbs/foundations/speed.ipynb #e49f9527
