@@ -311,18 +311,21 @@ FRACTIONS = [torch.linspace(.1, .9, 9), np.linspace(.1, .9, 9), np.linspace(.1, 
 def test_numbers_are_refused_and_not_truncated(y):
     "They all became class 0."
     x, good = torch.randn(9, 2), torch.arange(9)
-    fails(lambda: tensors(x, y, x, good), 'y holds numbers')
-    fails(lambda: tensors(x, good, x, y), 'y_valid holds numbers')
+    fails(lambda: tensors(x, y, x, good), 'y: ', 'no whole number')
+    fails(lambda: tensors(x, good, x, y), 'y_valid: ', 'no whole number')
 
 def test_whole_numbers_of_any_type_are_classes():
     for y in (np.arange(3, dtype=np.uint8), torch.arange(3.), [0., 1., 2.], np.array([False, True, True]), torch.arange(3, dtype=torch.int32)):
         assert whole(y).dtype == torch.int64 and whole(y).tolist() == [int(o) for o in y]
 
+def test_groups_that_are_none_are_refused():
+    for groups in (2, [0, 1], ['ab']): fails(lambda: class_tasks(waves(), groups), 'groups=', '[[0, 1], [2, 3]]')
+
 def test_tasks_of_numbers_or_several_labels_are_refused():
     items = list(range(20))
     numbers = Datasets(items, [[lambda o: float(o)], [lambda o: o/20., RegressionSetup()]], splits=[items[:14], items[14:]]).dataloaders(bs=4, num_workers=0)
     several = Datasets(items, [[lambda o: float(o)], [lambda o: ['a', 'b'] if o % 2 else ['a'], MultiCategorize(), OneHotEncode()]], splits=[items[:14], items[14:]]).dataloaders(bs=4, num_workers=0)
-    fails(lambda: class_tasks(numbers, [[0], [1]]), 'no whole ones', 'classes')
+    fails(lambda: class_tasks(numbers, [[0], [1]]), 'no whole number', 'classes')
     fails(lambda: class_tasks(several, [[0], [1]]), '2 labels each')
     for dls in (numbers, several): fails(lambda: run_tasks([Task('a', dls)], small, progress=False), 'classes')
 

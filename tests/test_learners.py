@@ -81,7 +81,7 @@ def test_a_name_gets_as_many_outputs_as_there_are_targets(block, y, c):
 
 
 @pytest.mark.parametrize('y,func,metric', [
-    (torch.arange(24) % 3, nn.CrossEntropyLoss, [accuracy]), (torch.linspace(.1, 3, 24), nn.MSELoss, [mae]), (torch.rand(24, 3), nn.MSELoss, [mae]),
+    (torch.arange(24) % 3, nn.CrossEntropyLoss, [accuracy]), (torch.linspace(.1, 3, 24), nn.MSELoss, [mae]), (torch.linspace(0, 3, 24), nn.MSELoss, [mae]), (torch.rand(24, 3), nn.MSELoss, [mae]),
     (torch.zeros(24, 8, 8, dtype=torch.long), nn.CrossEntropyLoss, [])])
 def test_the_loss_of_plain_tensors(y, func, metric):
     learn = learner(tensors(y), small(3))

@@ -235,7 +235,7 @@ def test_layout(tmp_path, name):
 
 REFUSED = {
     'a/cd b/cd': 'a, b all hold the same folders .cat, dog.*name them train, valid and test',
-    'fold1/cd fold2/cd fold3/cd': 'all hold the same folders',
+    'a/x/cd b/x/cd': 'a, b all hold the same folders .cat, dog', 'fold1/cd fold2/cd fold3/cd': 'all hold the same folders',
     'valid/cd test/cd': 'all hold the same folders',
     'train/cd': 'folder train but none valid', 'train/cd holdout/cd': 'folder train but none valid',
     'train test': 'train hold no class folders|hold no class folders', 'train/cd valid': 'no class folder in common',

@@ -67,7 +67,7 @@ def several(rows):
     return rows.drop(columns='label').assign(lists=t, tuples=[tuple(o) for o in t], sets=[set(o) for o in t], text=['|'.join(o) for o in t], spaced=[' , '.join(o) for o in t],
                                              **{k: [int(k in o) for o in t] for k in 'abc'}, **{f'{k}_flag': [k in o for o in t] for k in 'abc'})
 
-@pytest.mark.parametrize('kw', [dict(y='lists'), dict(y='tuples'), dict(y='sets'), dict(y='text', sep='|'), dict(y='spaced', sep=','), dict(y=['a', 'b', 'c']), dict(y=['a_flag', 'b_flag', 'c_flag'])])
+@pytest.mark.parametrize('kw', [dict(y='lists'), dict(y='tuples'), dict(y='sets'), dict(y='text', label_delim='|'), dict(y='spaced', label_delim=','), dict(y=['a', 'b', 'c']), dict(y=['a_flag', 'b_flag', 'c_flag'])])
 def test_several_labels(rows, tmp_path, kw):
     df = several(rows)
     dls = load(df, tmp_path, **kw)
@@ -87,7 +87,7 @@ def test_gaps_of_several(rows, tmp_path):
     refused("column 'b' is not of numbers", rows.assign(a=0, b='x'), tmp_path, y=['a', 'b'])
     df = several(rows)
     df.loc[0, 'text'] = None
-    assert load(df, tmp_path, y='text', sep='|').c == 3, 'with a separator, an empty cell has no label'
+    assert load(df, tmp_path, y='text', label_delim='|').c == 3, 'with a separator, an empty cell has no label'
 
 def test_rare_labels_are_on_both_sides(rows, tmp_path):
     for seed in range(8):
@@ -168,15 +168,23 @@ def test_shares(rows, tmp_path):
 
 def test_groups(rows, tmp_path):
     df = rows.assign(patient=[i//4 for i in range(20)])
-    dls = load(df, tmp_path, group='patient', test=.2)
+    dls = load(df, tmp_path, groups='patient', test=.2)
     sides = [{i//4 for i in at(o)} for o in (dls.train_ds, dls.valid_ds, dls.test.dataset)]
     assert sum(map(len, sides)) == 5 == len(set.union(*sides))
-    refused('groups: 3 is in the train part and in the valid part', df.assign(part=['train']*14 + ['valid']*6), tmp_path, group='patient')
-    refused("column 'patient' has no group in row 2", df.assign(patient=[0, 1, None, 3]*5), tmp_path, group='patient')
-    refused("no column 'patent'; did you mean patient", df, tmp_path, group='patent')
+    refused('groups: 3 is in the train part and in the valid part', df.assign(part=['train']*14 + ['valid']*6), tmp_path, groups='patient')
+    refused("column 'patient' has no group in row 2", df.assign(patient=[0, 1, None, 3]*5), tmp_path, groups='patient')
+    refused("no column 'patent'; did you mean patient", df, tmp_path, groups='patent')
+    by_list = load(df.drop(columns='patient'), tmp_path, groups=df.patient.tolist(), test=.2)
+    assert [[o.id for o in p.items] for p in (by_list.train_ds, by_list.valid_ds)] == [[o.id for o in p.items] for p in (dls.train_ds, dls.valid_ds)]
+    assert [o.id for o in load(df, tmp_path, group='patient', test=.2).valid_ds.items] == [o.id for o in dls.valid_ds.items]
+    refused('one value for each of the', df, tmp_path, groups=[1, 2])
+    refused('say the same', df, tmp_path, group='patient', groups='patient')
+
+def test_the_old_name_of_label_delim(rows, tmp_path):
+    with pytest.warns(FutureWarning, match='label_delim='): assert load(several(rows), tmp_path, y='text', sep='|').c == 3
 
 def test_numbers_by_group(rows, tmp_path):
-    dls = load(rows.assign(age=np.arange(20)/3, patient=[f'p{i//4}' for i in range(20)]), tmp_path, y='age', group='patient')
+    dls = load(rows.assign(age=np.arange(20)/3, patient=[f'p{i//4}' for i in range(20)]), tmp_path, y='age', groups='patient')
     assert not {i//4 for i in at(dls.train_ds)} & {i//4 for i in at(dls.valid_ds)}
 
 

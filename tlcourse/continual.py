@@ -58,7 +58,7 @@ def whole(
     "Labels as whole numbers; raises `ContinualError` where that would change one."
     y = torch.as_tensor(y)
     odd = y[(y != y.round()) | y.isinf()] if y.is_floating_point() else y[:0]
-    if len(odd): raise ContinualError(f'{name} holds numbers that are no whole ones, such as {odd[0].item():.3g}: tasks are made of classes, counted from 0.')
+    if len(odd): raise ContinualError(f'{name}: {odd[0].item():.3g} is no whole number, and tasks are made of classes, counted from 0.')
     return y.long()
 
 # %% ../nbs/foundations/continual.ipynb #e1381540
@@ -116,10 +116,12 @@ def _part(ds, where):
 # %% ../nbs/foundations/continual.ipynb #724496e7
 def class_tasks(
     dls:DataLoaders,                 # of all classes: pictures, texts, sounds, features
-    groups:Sequence[Sequence[int]],  # the classes of each task
+    groups:Sequence[Sequence[int]],  # the classes of each task, by number
     names:Sequence[str]|None=None,   # of the tasks
 ) -> list[Task]:
     "Split one data set into tasks by class; labels stay as they are. Raises `ContinualError`."
+    if isinstance(groups, (int, str)) or any(isinstance(g, (int, str)) for g in groups):
+        raise ContinualError(f'class_tasks: groups={groups!r}; give a list of classes for each task, such as [[0, 1], [2, 3]].')
     names, kept = names or [str(i+1) for i in range(len(groups))], [[], []]
     for dl,parts in zip(dls, kept):
         y = labels(dl)

@@ -532,7 +532,7 @@ def table(
     x:str=None,                      # column of files, relative to `root`, or of arrays or PIL images; default the one called path, file, image ...
     y=None,                          # column of labels; a list of columns of 0 and 1, or of numbers; default the one called label, class, target ...
     split=None,                      # column that says what is for training; default the one called part, split, set, is_valid ...; False: none
-    group:str=None,                  # column whose values must not be on two sides: the patient, say
+    groups=None,                     # what must not be on two sides, the patient say: a column, or one value a row
     root:str|Path=None,              # folder of the files; default that of the csv file, else the current one
     size:int=224,                    # side in pixels
     bs:int=64,                       # pictures a batch, at most
@@ -542,7 +542,7 @@ def table(
     n_valid:int=None,                # pictures to validate on, instead of a share
     seed:int=0,                      # of the split and of the order of the batches
     target:str=None,                 # 'classes', 'several' or 'numbers', where the labels do not tell
-    sep:str=None,                    # what is between several labels in one column, as in 'cat|dog'
+    label_delim:str=None,            # what is between several labels in one column, as in 'cat|dog'
     suffix:str='',                   # ending of the files' names, where the table leaves it out
     bad:str='refuse',                # files that cannot be read and classes too small: 'refuse' or 'skip'
     backbone='efficientnet_lite0',   # name or model, whose interpolation, mean and std are used
@@ -552,26 +552,38 @@ def table(
     num_workers:int=0,               # processes that load; 0 is best for pictures kept in memory
     top:int=None,                    # what is white in pictures of 16 bits; default what the set's largest value tells
     window:tuple=None,               # the values that are black and white, of deep pictures; others are cut off
+    group:str=None,                  # groups, if it is one column
+    sep:str=None,                    # old name of label_delim
 ) -> DataLoaders:                    # with `.test`, `.bad` and `.range` as `folder` has them
     """Training and validation pictures from a table: one class, several labels or numbers an item, and the loss that belongs to them.
 
     A column that says what is for training is honored, and a value in it that says neither is refused. Raises `DataError`, one line."""
+    if sep is not None:
+        warnings.warn('table: sep= is now label_delim=; the old name goes with the next version.', FutureWarning, stacklevel=2)
+        label_delim = sep
+    if groups is not None and group is not None: raise DataError('table: groups= and group= say the same; give one of them.')
     df, where, base = _frame(source, x)
     if not len(df): raise DataError(f'{where} has no rows.')
     x = _column(df, x, _FILES, 'x', where)
     found = _sources(df[x], base if root is None else Path(root).expanduser(), suffix, where)
     ys = [_column(df, o, '', 'y', where) for o in y] if isinstance(y, (list, tuple)) else None
     y = None if ys else _column(df, y, 'label labels class category target y tags', 'y', where)
-    what, labels, vocab = _columns(df, ys, where) if ys and len(ys) > 1 else _labels(df[ys[0] if ys else y], sep, target, where)
+    what, labels, vocab = _columns(df, ys, where) if ys and len(ys) > 1 else _labels(df[ys[0] if ys else y], label_delim, target, where)
     column = split_column(df.drop(columns=[x, *(ys or [y])])) if split is None else None if split is False else _column(df, split, '', 'split', where)
     try: parts, valid, test = _given(df, column, valid, test)
     except DataError as e: raise DataError(f'{where}: {e}') from None
     items = [Picture(k, l, s) for (k,s),l in zip(found, labels)]
-    groups = None if group is None else df[_column(df, group, '', 'group', where)]
-    if groups is not None and groups.isna().any(): raise DataError(f'{where}: column {group!r} has no group in row {int(groups.isna().argmax())}, counted from 0.')
-    groups = None if groups is None else groups.astype(str).to_numpy(object)
-    return _own(items, parts, what, vocab, where, lambda k: k, groups, valid, test, n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms,
+    return _own(items, parts, what, vocab, where, lambda k: k, _row_groups(df, group if groups is None else groups, where), valid, test, n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms,
                 bs=bs, batch_tfms=batch_tfms, device=device, num_workers=num_workers)
+
+def _row_groups(df, groups, where):
+    "The group of each row, by a column or as given."
+    if groups is None: return None
+    if isinstance(groups, str): s = df[_column(df, groups, '', 'groups', where)]
+    elif isinstance(groups, (list, tuple, np.ndarray, pd.Series)) and len(groups) == len(df): s = pd.Series(list(groups))
+    else: raise DataError(f'{where}: groups= takes the name of a column, or one value for each of the {len(df)} rows.')
+    if s.isna().any(): raise DataError(f'{where}: {f"column {groups!r}" if isinstance(groups, str) else "groups"} has no group in row {int(s.isna().argmax())}, counted from 0.')
+    return s.astype(str).to_numpy(object)
 
 def _given(df, column, valid, test):
     "The parts that a column gives, and `valid` and `test` if they are shares."

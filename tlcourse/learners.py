@@ -132,21 +132,21 @@ class Guard(Callback):
             if not p.requires_grad: p.grad = None
 
 # %% ../nbs/foundations/learners.ipynb #2ccb25d2
-def _target(dls):
-    "The target of the first training item, or None if it cannot be had."
+def _targets(dls, n):
+    "The targets of the first `n` training items; none if they cannot be had."
+    ds, several = dls.train_ds, getattr(dls.train_ds, 'tls', ())
     try:
-        with no_random():
-            ds = dls.train_ds
-            y = ds.tls[-1][0] if getattr(ds, 'tls', None) and len(ds.tls) > 1 else ds[0][-1]
-        return torch.as_tensor(y)
-    except Exception: return None
+        with no_random(): return [torch.as_tensor(several[-1][i] if len(several) > 1 else ds[i][-1]) for i in range(min(n, len(ds)))]
+    except Exception: return []
+
+def _target(dls): return next(iter(_targets(dls, 1)), None)
 
 def _loss(dls):
     "The data's own loss, or the one that its targets ask for."
     if (loss := getattr(dls, 'loss_func', None)) is not None: return loss
     if (y := _target(dls)) is not None:
         if not y.is_floating_point() and y.dtype != torch.bool: return CrossEntropyLossFlat(axis=1 if y.ndim else -1)
-        if y.is_floating_point() and not ((y == 0) | (y == 1)).all(): return MSELossFlat()
+        if y.is_floating_point() and any(((o != 0) & (o != 1)).any() for o in _targets(dls, 100)): return MSELossFlat()
     raise FinetuneError('the data does not say what its targets are: give loss_func=, such as CrossEntropyLossFlat() for classes, '
                         'BCEWithLogitsLossFlat() for several labels an item, MSELossFlat() for numbers.')
 

@@ -342,7 +342,7 @@ def layout(
         inner = deeper
     parts = _parts(root, subs, kind)
     if parts is None:
-        inner = {o.name: _keys(_dirs(o, kind)) for o in subs}
+        inner = {o.name: _keys(_class_folders(o, kind)) for o in subs}
         if (alone := next((o for o in subs if role(o.name) == 'train' and not _role(o.name)[1] and inner[o.name]), None)) is not None:
             raise kind.error(f'{root} has a folder {alone.name} but none valid: add it, or give {alone} for a random split.')
         if len(subs) > 1 and len(same := next(iter(inner.values()))) > 1 and all(o == same for o in inner.values()):
