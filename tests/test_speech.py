@@ -326,7 +326,7 @@ def test_the_recipe_as_a_script(tmp_path):
         (tmp_path/'mine'/word).mkdir(parents=True)
         for v in VOICES[:12]: soundfile.write(tmp_path/'mine'/word/f'{v}.wav', say(word, f'en-us+{v}'), 44_100 if v == 'f1' else RATE)
     soundfile.write(tmp_path/'new.wav', say('stop', 'en-us+m8'), RATE)
-    script = '\n'.join(["path, seconds, seed = 'mine', 1., 0", *rest, 'print(answer.label[0])']).replace('item.source', "'new.wav'")
+    script = '\n'.join(["path, seconds, seed = 'mine', 1., 0", *rest, 'print(answer.label.iloc[0])']).replace('item.source', "'new.wav'")
     (tmp_path/'recipe.py').write_text(script, encoding='utf-8')
     out = subprocess.run([sys.executable, '-W', 'ignore', 'recipe.py'], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8',
                          env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent), PYTHONUTF8='1', CUDA_VISIBLE_DEVICES=''))
