@@ -20,41 +20,51 @@ from .core import document, moved
 
 # %% ../nbs/lessons/05_augmentation.ipynb #4e8b7583
 class PILTransform(RandTransform):
-    "A random transform of PIL pictures, such as torchvision's or timm's, as one of fastai's `item_tfms`: applied in training only."
+    """A random transform of PIL pictures, torchvision's or timm's, as one of fastai's `item_tfms`: in
+    training only."""
     def __init__(self,
-        tfm, # PIL picture -> PIL picture; torchvision draws from torch, timm from `random` and numpy: fastai's `set_seed` sets all three
+        tfm, # PIL picture -> PIL picture; fastai's `set_seed` seeds all that torchvision and timm draw from
     ):
-        if not callable(tfm): raise ValueError(f'PILTransform needs a transform to call, such as torchvision.transforms.v2.RandAugment(), not {tfm!r}.')
+        if not callable(tfm):
+            raise ValueError('PILTransform needs a transform to call, such as '
+                             f'torchvision.transforms.v2.RandAugment(), not {tfm!r}.')
         super().__init__()
         self.tfm = tfm
 
     def encodes(self, x:PILImage):
         res = self.tfm(x)
         if isinstance(res, Image.Image): return PILImage.create(res)
-        raise ValueError(f'PILTransform: {self.tfm} gave a {type(res).__name__} where a PIL picture is needed: '
+        raise ValueError(f'PILTransform: {self.tfm} gave a {type(res).__name__} where a PIL picture is '
+                         f'needed: '
                          'leave out what makes tensors, fastai does that later.')
 
 # %% ../nbs/lessons/05_augmentation.ipynb #404166ac
 def _span(n, size, L, device):
-    "For `n` squares of side `L`, which of `size` pixels they cover along one axis: bool [n, size]; their centers are uniform."
-    start = torch.randint(size, (n,1), device=device) - L//2
+    "Which of `size` pixels each of `n` squares of side `L` covers along one axis: bool [n, size]."
+    start = torch.randint(size, (n,1), device=device) - L//2 # centers are uniform
     i = torch.arange(size, device=device)
     return (start <= i) & (i < start + L)
 
+# %% ../nbs/lessons/05_augmentation.ipynb #c5a10004
 class CutOut(RandTransform):
-    "One square of each training picture set to 0 after `Normalize`, its center anywhere in the picture (DeVries and Taylor, 2017)."
+    """One square of each training picture set to 0 after `Normalize`, its center anywhere (DeVries, Taylor,
+    2017)."""
     order = 100 # `Normalize` has 99
     def __init__(self,
         L:int, # side of the square, in pixels; the border clips it
     ):
-        if L < 1 or L != int(L): raise ValueError(f'CutOut(L={L}): the side of the square is a whole number of pixels, at least 1.')
+        if L < 1 or L != int(L):
+            raise ValueError(f'CutOut(L={L}): the side is a whole number of pixels, at least 1.')
         super().__init__()
         self.L = int(L)
 
     def encodes(self, x:TensorImage): # [n, channels, h, w]
-        if x.ndim != 4: raise ValueError('CutOut works on normalized batches: pass it in batch_tfms, not in item_tfms.')
+        if x.ndim != 4:
+            raise ValueError('CutOut works on normalized batches: pass it in batch_tfms, not in item_tfms.')
         n, _, h, w = x.shape
-        if self.L > min(h, w): raise ValueError(f'CutOut(L={self.L}) can hide all of a picture of {h} x {w}: give at most L={min(h, w)}.')
+        if self.L > min(h, w):
+            raise ValueError(f'CutOut(L={self.L}) can hide all of a picture of {h} x {w}: give at most '
+                             f'L={min(h, w)}.')
         rows, cols = (_span(n, size, self.L, x.device) for size in (h, w))
         return x.masked_fill((rows[:,:,None] & cols[:,None,:])[:,None], 0.)
 

@@ -23,11 +23,13 @@ from .core import document
 
 # %% ../nbs/lessons/06_regularization.ipynb #c2604984
 class KeepBest(TrackerCallback):
-    "Go back to the weights of the best epoch when training ends, as fastai's `SaveModelCallback` does, but from memory; of equals the first."
+    """Go back to the weights of the best epoch when training ends, as fastai's `SaveModelCallback` does, but
+    from memory; of equals the first."""
     order, state, best_epoch = TrackerCallback.order + 1, None, None # before fastai's EarlyStoppingCallback
-    def before_fit(self): # `validate` comes by here as well, and by `after_epoch` and `after_fit`, but trains nothing
+    def before_fit(self): # `validate` comes by here and by the two `after_` as well, but trains nothing
         names, self._begun = [o for o in self.recorder.metric_names if o not in ('epoch', 'time')], False
-        if self.monitor not in names: raise ValueError(f'{self.monitor} is not recorded; there are {", ".join(names)}.')
+        if self.monitor not in names:
+            raise ValueError(f'{self.monitor} is not recorded; there are {", ".join(names)}.')
 
     def before_train(self):
         if self._begun: return
@@ -38,15 +40,19 @@ class KeepBest(TrackerCallback):
     def after_epoch(self):
         if not self._begun or len(self.recorder.values[-1]) <= self.idx: return
         super().after_epoch()
-        if self.new_best: self.best_epoch, self.state = self.epoch, {k: v.clone() for k,v in self.model.state_dict().items()}
+        if self.new_best:
+            self.best_epoch, self.state = self.epoch, {k: v.clone()
+                                                       for k,v in self.model.state_dict().items()}
 
     def after_fit(self):
         if self._begun and self.state: self.model.load_state_dict(self.state)
-        elif self._begun: warnings.warn(f'{self.monitor} was never a number: the weights of the last epoch stay.')
+        elif self._begun:
+            warnings.warn(f'{self.monitor} was never a number: the weights of the last epoch stay.')
 
 # %% ../nbs/lessons/06_regularization.ipynb #4a99805a
 class _NoDecay(Callback):
-    "Weight decay is 0 during a fit and what it was afterwards, also after an interruption, when fastai calls no `after_fit`."
+    """Weight decay is 0 during a fit and what it was afterwards, also after an interruption, when fastai
+    calls no `after_fit`."""
     _learn = _wd = None
     def before_train(self):
         self._wd = self._wd or [h['wd'] for h in self.opt.hypers]
@@ -64,27 +70,32 @@ class _NoDecay(Callback):
 
 # %% ../nbs/lessons/06_regularization.ipynb #a9688c5b
 def _strength(name, v):
-    if not 0 <= v < inf: raise ValueError(f'{name}={v} is no strength of a penalty: give a number that is 0 or more.')
+    if not 0 <= v < inf:
+        raise ValueError(f'{name}={v} is no strength of a penalty: give a number that is 0 or more.')
     return v
 
+# %% ../nbs/lessons/06_regularization.ipynb #c6a10004
 class L2SP(_NoDecay):
-    """Pull the body toward its pretrained weights θ₀, the new head toward zero (Li, Grandvalet, Davoine, ICML 2018), in place of weight decay.
+    """Pull the body toward its pretrained weights θ₀ and the new head toward zero, in place of weight decay
+    (Li, Grandvalet and Davoine, ICML 2018).
 
-    θ is what is trained of the body, biases and BatchNorm included; w the same of the head, the last of `backbones.groups`. Decoupled, each
-    step also takes θ by lr·alpha of the way to θ₀ and w by lr·beta to 0, at most all of it, with lr the rate of the group: AdamW's decay, to
-    another target. Coupled, alpha/2 ‖θ - θ₀‖² + beta/2 ‖w‖² joins the training loss, as in the paper: the same under SGD, but Adam divides
-    the pull by its own size, so that where the data says little a strength of .01 does what 10 does. The losses that fastai shows stay
-    those of the data, and `lr_find` runs without it."""
+    θ is what is trained of the body, biases and BatchNorm included; w the same of the head, the last of
+    `backbones.groups`. Decoupled, each step also takes θ by lr·alpha of the way to θ₀ and w by lr·beta to 0,
+    at most all of it, with lr the rate of the group: AdamW's decay, to another target. Coupled, alpha/2 ‖θ -
+    θ₀‖² + beta/2 ‖w‖² joins the training loss, as in the paper: the same under SGD, but Adam divides the pull
+    by its own size, so that where the data says little a strength of .01 does what 10 does. The losses that
+    fastai shows stay those of the data, and `lr_find` runs without it."""
     run_valid, _body, _head = False, (), ()
     def __init__(self,
         alpha:float=10., # strength for the body
         beta:float=1., # strength for the head
-        anchor:Mapping[str, torch.Tensor]|None=None, # state dict that holds θ₀, copied; default: the body at the first fit
+        anchor:Mapping[str, torch.Tensor]|None=None, # state dict with θ₀; default: the body at the first fit
         decoupled:bool=True, # pull at each step, beside the optimizer; False: by the loss
     ):
         self.alpha, self.beta, self.decoupled = _strength('alpha', alpha), _strength('beta', beta), decoupled
         self.order = 1000*decoupled # the last to see a step, since others may yet cancel it
-        if not isinstance(anchor, Mapping|None): raise TypeError(f'anchor is a {type(anchor).__name__}: give a state dict, as model.state_dict().')
+        if not isinstance(anchor, Mapping|None):
+            raise TypeError(f'anchor is a {type(anchor).__name__}: give a state dict, as model.state_dict().')
         self.anchor = anchor and {_bare(k): v.detach().clone() for k,v in anchor.items()}
 
 # %% ../nbs/lessons/06_regularization.ipynb #9b9bf9a4
@@ -119,12 +130,14 @@ def _pairs(body, anchor):
     for k,p in body.items():
         there = f'of shape {[*anchor[k].shape]}' if k in anchor else 'missing'
         if k not in anchor or anchor[k].shape != p.shape:
-            raise ValueError(f'{k} of shape {[*p.shape]} is {there} in the anchor: give the state dict of the same architecture.')
+            raise ValueError(f'{k} of shape {[*p.shape]} is {there} in the anchor: give the state dict of '
+                             f'the same architecture.')
     return [(p, anchor[k].to(p)) for k,p in body.items()]
 
 @patch
 def before_train(self:L2SP):
-    if hasattr(self.learn, 'lr_finder'): return setattr(self, 'run', False) # it saves and loads the optimizer around its search
+    if hasattr(self.learn, 'lr_finder'):
+        return setattr(self, 'run', False) # it saves and loads the optimizer around its search
     head = {id(p) for p in groups(self.model)[-1].parameters()}
     body = {_bare(k): p for k,p in unwrap(self.model).named_parameters() if id(p) not in head}
     if self.anchor is None: self.anchor = {k: p.detach().clone() for k,p in body.items()}
