@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FORMAT', 'DeployError', 'quantile', 'Predictor', 'predict', 'load', 'to_onnx', 'OnnxPredictor', 'wilson', 'save']
 
-# %% ../nbs/foundations/deploy.ipynb #94b39926
+# %% ../nbs/foundations/deploy.ipynb #e38385d7
 import hashlib, json, math, os, platform, shutil, time, warnings
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from PIL import Image, ImageOps
 from .core import TLCourseError, document, first_line, listing, no_bar, write_whole
 from .pictures import READABLE, UNREADABLE, read as read_picture, why
 
-# %% ../nbs/foundations/deploy.ipynb #0d5241b9
+# %% ../nbs/foundations/deploy.ipynb #7a78ca62
 class DeployError(TLCourseError, ValueError):
     "Something is wrong with what is to be saved, with a saved folder, or with what is to be predicted; the message is one line with the way out."
 
-# %% ../nbs/foundations/deploy.ipynb #9f99da35
+# %% ../nbs/foundations/deploy.ipynb #fbb4f616
 def _hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -46,7 +47,7 @@ def _take_place(new, path):
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/foundations/deploy.ipynb #f457d767
+# %% ../nbs/foundations/deploy.ipynb #a6ba9f79
 def _restored(path):
     "If a save was cut off between its two moves, put the old folder back."
     if not path.exists() and _ours(_old(path)): _old(path).rename(path)
@@ -72,7 +73,7 @@ def _replacing(path):
         shutil.rmtree(new, ignore_errors=True)
         _restored(path)
 
-# %% ../nbs/foundations/deploy.ipynb #f103f839
+# %% ../nbs/foundations/deploy.ipynb #14d1c44e
 def _checked(path):
     "What `save` wrote down in the folder at `path`, if all is there and as it was saved."
     _restored(path)
@@ -85,15 +86,19 @@ def _checked(path):
     except (OSError, UnicodeDecodeError) as e: raise DeployError(f'{path} cannot be read ({first_line(e)}).') from None
     if bad is None and 'tlcourse.json' not in want: bad = 'SHA256SUMS'
     if bad: raise DeployError(f'{path}: {bad} is not the file that was saved; copy the folder again, or save the model anew.')
-    about = json.loads((path/'tlcourse.json').read_text(encoding='utf-8'))
+    try: about = json.loads((path/'tlcourse.json').read_text(encoding='utf-8'))
+    except ValueError: about = None
+    if not isinstance(about, dict): raise DeployError(f'{path}: its tlcourse.json is damaged; save the model anew.')
     if about.get('format') != FORMAT:
         raise DeployError(f"{path}: its format is {about.get('format')!r}, and this version of tlcourse reads {FORMAT}; "
                           'pip install --upgrade tlcourse, or save it anew.')
+    lost = [k for k in ('kind', 'layout', 'target', 'names', 'reading', 'versions') if not about.get(k)]
+    if lost or about['kind'] not in _KINDS: raise DeployError(f"{path}: its tlcourse.json says {lost[0] if lost else 'kind'}={about.get((lost or ['kind'])[0])!r}; save the model anew.")
     return about
 
 FORMAT = 1 # of tlcourse.json
 
-# %% ../nbs/foundations/deploy.ipynb #01193fed
+# %% ../nbs/foundations/deploy.ipynb #0b4903df
 def quantile(
     scores,       # [n] of validation items: how far off each was; sorted or not
     share:float,  # of new items that are to be no farther off
@@ -103,7 +108,7 @@ def quantile(
     k = math.ceil((len(s) + 1)*share - 1e-9) # (19+1)*.95 is 19, whatever floats say
     return float(s[k-1]) if k <= len(s) else math.inf
 
-# %% ../nbs/foundations/deploy.ipynb #2a7a4039
+# %% ../nbs/foundations/deploy.ipynb #02cb338b
 def _transforms(dls):
     "All transforms that inputs of validation go through."
     dl, tls = dls.valid, getattr(dls.valid_ds, 'tls', [])
@@ -126,7 +131,7 @@ def _target(dls):
         return 'numbers', ['value'] if y.shape[1] == 1 else [f'value {i}' for i in range(y.shape[1])], y
     return 'classes' if y.ndim == 1 else 'several', [str(o) for o in vocab], y
 
-# %% ../nbs/foundations/deploy.ipynb #f9589540
+# %% ../nbs/foundations/deploy.ipynb #816650e2
 def _versions(*packages):
     res = dict(python=platform.python_version())
     for k in ('tlcourse', 'torch', *packages):
@@ -148,7 +153,7 @@ def _trained(learn, model, dls, layout):
     if opt is not None: res |= dict(wd=float(f'{opt.hypers[-1].get("wd", 0):.3g}'))
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #54c0f3dd
+# %% ../nbs/foundations/deploy.ipynb #5acf7fd8
 def _write_tensors(path, tensors, **about):
     from safetensors.torch import save
     write_whole(path, save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, dict(format='pt', **about)))
@@ -170,7 +175,7 @@ def _head(net):
     head = groups(net)[-1]
     return next(k for k,m in net.named_modules() if m is head), head
 
-# %% ../nbs/foundations/deploy.ipynb #1187f89f
+# %% ../nbs/foundations/deploy.ipynb #51c9a501
 def _write_head(head, folder): _write_tensors(folder/'head.safetensors', dict(weight=head.weight, bias=head.bias))
 
 def _read_head(folder):
@@ -190,7 +195,7 @@ def _base(folder, about):
     if about['body'].setdefault('sha256', sha) == sha: return net
     raise DeployError(f'{folder}: it stands on {name}, whose weights are others than those it was made with; get these, or make it anew.')
 
-# %% ../nbs/foundations/deploy.ipynb #625ed601
+# %% ../nbs/foundations/deploy.ipynb #0442255c
 def _write_transformers(model, folder, about):
     "Weights and config.json as `save_pretrained` of Transformers writes them."
     config = model.config
@@ -206,7 +211,7 @@ def _from_transformers(kind, folder):
     from tlcourse import hub
     return hub.pretrained(getattr(transformers, kind), Path(folder), error=DeployError)
 
-# %% ../nbs/foundations/deploy.ipynb #9499f788
+# %% ../nbs/foundations/deploy.ipynb #a4a8ba61
 def _odd(tfms, known):
     if odd := sorted({type(t).__name__ for t in tfms} - known):
         raise DeployError(f'save: {odd[0]} changes items in validation too, and a saved model would not know it; leave it out, or let it be for training only.')
@@ -221,7 +226,7 @@ def _picture_reading(dls):
     return dict(size=px.fit.size, interpolation=Image.Resampling(px.fit.method).name.lower(), crop='middle square', mean=mean, std=std,
                 whole=px.whole, top=px.top, window=None if px.window is None else list(px.window))
 
-# %% ../nbs/foundations/deploy.ipynb #9654f0cc
+# %% ../nbs/foundations/deploy.ipynb #2003b9d3
 def _write_timm(model, folder, about):
     "Weights and config.json as timm has them."
     from timm.models._hub import save_config_for_hf
@@ -240,7 +245,7 @@ def _write_picture_model(model, folder, about):
     if type(model).__name__ == 'Logits': _write_transformers(model.model, folder, about)
     else: _write_timm(model, folder, about)
 
-# %% ../nbs/foundations/deploy.ipynb #12f294d2
+# %% ../nbs/foundations/deploy.ipynb #702f855f
 def _picture_base(name, about):
     from tlcourse.backbones import load
     net = load(name, len(about['names']))
@@ -260,7 +265,7 @@ def _open_picture_model(folder, about):
         import timm
     return timm.create_model(f'local-dir:{folder}', pretrained=True), None
 
-# %% ../nbs/foundations/deploy.ipynb #38b5b28a
+# %% ../nbs/foundations/deploy.ipynb #1fb87357
 def _picture(source, r, tools=None):
     "The picture at `source` as the network takes it: [3, size, size] float32."
     if not isinstance(source, (Path, bytes, np.ndarray, Image.Image)):
@@ -278,7 +283,7 @@ def _run_plain(model, inputs):
     out = model(*inputs)
     return getattr(out, 'logits', out)
 
-# %% ../nbs/foundations/deploy.ipynb #9952d24d
+# %% ../nbs/foundations/deploy.ipynb #e3024c8f
 _KINDS = dict(pictures=dict(tfm='Pixels', reading=_picture_reading, write=_write_picture_model, open=_open_picture_model, base=_picture_base, read=_picture, batch=_stacked, run=_run_plain,
                             packages=('timm', 'pillow'), suffixes=READABLE | UNREADABLE, one='picture', ndim=4, is_one=lambda x: False,
                             columns='path file filename file_name filepath image image_path image_id img picture photo name id'))
@@ -290,7 +295,7 @@ def _kind(dls):
         if o['tfm'] in names: return k
     raise DeployError('save: these DataLoaders do not say how their items are read; make them with tlcourse.data.folder or table, text.texts or speech.speech.')
 
-# %% ../nbs/foundations/deploy.ipynb #1b493189
+# %% ../nbs/foundations/deploy.ipynb #11d4aaf1
 def _text_reading(dls):
     "How texts become tokens."
     tfms = _transforms(dls)
@@ -311,7 +316,7 @@ def _names_in_transformers(net):
     states = {at: m.state_dict(keep_vars=True) for at,m in parts.items() if m is not None}
     return body.config, {f'{at}.{k}': names[id(t)] for at,o in states.items() for k,t in o.items() if id(t) in names}
 
-# %% ../nbs/foundations/deploy.ipynb #1f22ee14
+# %% ../nbs/foundations/deploy.ipynb #5077a9af
 def _write_encoder(net, folder):
     "The encoder of a `TextModel`, its tokenizer and the head."
     config, names = _names_in_transformers(net)
@@ -339,7 +344,7 @@ def _write_lora(net, folder, about):
     _write_head(net.head.modules_to_save['default'], folder)
     about['body'] = dict(name=net.name)
 
-# %% ../nbs/foundations/deploy.ipynb #57a1ef4a
+# %% ../nbs/foundations/deploy.ipynb #e3a7f3eb
 def _write_text_model(net, folder, about):
     if about['layout'] == 'lora': _write_lora(net, folder, about)
     elif hasattr(net, 'base_model_prefix'): # Transformers' own
@@ -359,7 +364,7 @@ def _text_network(body, head):
             return self.head((h*m).sum(1)/m.sum(1).clamp(min=1))
     return Texts()
 
-# %% ../nbs/foundations/deploy.ipynb #0d52da34
+# %% ../nbs/foundations/deploy.ipynb #b50e1b48
 def _text_base(name, about):
     from transformers import AutoModel
     from tlcourse import hub
@@ -380,7 +385,7 @@ def _open_text_model(folder, about):
             body = PeftModel.from_pretrained(body, folder).merge_and_unload()
     return _text_network(body, _read_head(folder)), hub.tokenizer(about['body']['name'], DeployError)
 
-# %% ../nbs/foundations/deploy.ipynb #dfd014b4
+# %% ../nbs/foundations/deploy.ipynb #a0557297
 def _tokens(source, r, tok):
     "A text as token ids."
     if isinstance(source, Path): source = source.read_text(encoding='utf-8')
@@ -401,7 +406,7 @@ def _run_texts(model, inputs):
 _KINDS['texts'] = dict(tfm='Tokens', reading=_text_reading, write=_write_text_model, open=_open_text_model, base=_text_base, read=_tokens, batch=_padded,
                        run=_run_texts, packages=('transformers', 'peft'), suffixes={'.txt'}, one='text', ndim=-1, is_one=lambda x: False, columns='text texts sentence')
 
-# %% ../nbs/foundations/deploy.ipynb #d18fa034
+# %% ../nbs/foundations/deploy.ipynb #cd7e2c0f
 def _sound_reading(dls):
     "How long clips are, and in which form the network hears them."
     tfms = _transforms(dls)
@@ -421,7 +426,7 @@ def _audio_classifier(config, seconds, n_out):
         model.projector.bias.zero_()
     return model
 
-# %% ../nbs/foundations/deploy.ipynb #b3eb9b90
+# %% ../nbs/foundations/deploy.ipynb #70d1cc08
 def _take_whisper(model, conv1, conv2, positions, layers, norm):
     "Let a classifier of Transformers have the modules of an encoder."
     from torch import nn
@@ -446,7 +451,7 @@ def _from_encoder(net, seconds):
     model.classifier = head
     return model
 
-# %% ../nbs/foundations/deploy.ipynb #53504743
+# %% ../nbs/foundations/deploy.ipynb #b8ab685b
 def _write_sound_model(net, folder, about):
     from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
     seconds = about['reading']['seconds']
@@ -474,7 +479,7 @@ def _open_sound_model(folder, about):
     model.classifier = _read_head(folder)
     return model, None
 
-# %% ../nbs/foundations/deploy.ipynb #dac40f00
+# %% ../nbs/foundations/deploy.ipynb #2aa2ea7e
 def _audio(source, r, tools=None):
     "A recording as samples of the length of the others."
     from tlcourse.audio import fit, samples
@@ -499,7 +504,7 @@ _KINDS['sounds'] = dict(tfm='Sound', reading=_sound_reading, write=_write_sound_
                         run=_run_plain, packages=('transformers', 'soundfile'), suffixes=_SOUNDS, one='recording', ndim=-1, is_one=_is_samples,
                         columns='file path filename file_name filepath audio audio_path wav clip sound recording name id')
 
-# %% ../nbs/foundations/deploy.ipynb #86524295
+# %% ../nbs/foundations/deploy.ipynb #86427e59
 def _table(path, column, kind):
     "The items that a csv lists: [(name, value)]."
     path = Path(path)
@@ -522,11 +527,11 @@ def _in_folder(p, kind):
     if not files: raise DeployError(f"{p}: there is no {kind['one']} in this folder.")
     return [(f.relative_to(p).as_posix(), f) for f in files]
 
-# %% ../nbs/foundations/deploy.ipynb #2bc7110d
+# %% ../nbs/foundations/deploy.ipynb #ace18b68
 def _file_of(x, kind):
     "The path that `x` is meant to be; None for what is an item itself, as a text is."
     if isinstance(x, Path): return x.expanduser()
-    if not isinstance(x, str) or kind['one'] == 'text' and not (len(x) < 4096 and x.lower().endswith(('.csv', '.tsv', '.txt')) and Path(x).is_file()): return None
+    if not isinstance(x, str) or not x or kind['one'] == 'text' and not (len(x) < 4096 and x.lower().endswith(('.csv', '.tsv', '.txt')) and Path(x).is_file()): return None
     return Path(x).expanduser()
 
 def _named(x, kind, column=None):
@@ -556,7 +561,7 @@ def _many(xs, kind):
     if lost: raise DeployError(f'predict: {listing(lost)}; mend or leave out what is named.')
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #e2a86545
+# %% ../nbs/foundations/deploy.ipynb #a5dfda81
 def _softmax(z):
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
@@ -578,7 +583,7 @@ def _unsure(z, p, about, sure):
     sets = [tuple(n for n,v in zip(names, row) if v >= least) for row in p]
     return pd.DataFrame(dict(calibrated=_softmax(z/fitted['temperature']).max(1), set=sets))
 
-# %% ../nbs/foundations/deploy.ipynb #52f36eb5
+# %% ../nbs/foundations/deploy.ipynb #55431fcf
 class Predictor:
     "A saved model with all that belongs to it."
     def __init__(self,
@@ -613,7 +618,7 @@ class Predictor:
         if bad: raise DeployError(f'predict: {listing(bad)}; mend or leave out what is named.')
         return np.concatenate(out)
 
-# %% ../nbs/foundations/deploy.ipynb #8e459752
+# %% ../nbs/foundations/deploy.ipynb #324438f4
 def predict(self:Predictor,
     x,                  # a path, bytes, a PIL image, an array, an item of the course, a list of these, a folder, or a csv of file names
     sure:float=None,    # also how sure: the calibrated probability, and the classes (or the interval) that hold the right one in this share of cases
@@ -635,7 +640,7 @@ def predict(self:Predictor,
 
 Predictor.predict = predict
 
-# %% ../nbs/foundations/deploy.ipynb #df259b42
+# %% ../nbs/foundations/deploy.ipynb #1711102a
 def load(
     path:str|Path,     # of a folder that `save` wrote, or of a file of `Predictor.to_onnx`
     device='cpu',      # or 'cuda', 'mps'; ONNX files run on the CPU
@@ -656,14 +661,12 @@ def _opened(folder, about, device='cpu'):
         of = ', '.join(f'{k} {v}' for k,v in about['versions'].items())
         raise DeployError(f'{folder}: the network cannot be built ({first_line(e)}); it was saved with {of}.') from None
 
-# %% ../nbs/foundations/deploy.ipynb #7efb6b51
+# %% ../nbs/foundations/deploy.ipynb #65186b0c
 _NAMES = dict(pictures=['pixels'], texts=['input_ids', 'attention_mask'], sounds=['input'])
 
 def _extra():
     "The packages of the extra `deploy`."
-    try:
-        import onnx, onnxruntime, onnxscript
-        return onnx, onnxruntime
+    try: return [import_module(o) for o in ('onnx', 'onnxruntime', 'onnxscript')][:2]
     except ImportError as e: raise DeployError(f"{e.name or 'onnx'} is not installed, which ONNX files need; run pip install 'tlcourse[deploy]'.") from None
 
 def _session(data):
@@ -679,7 +682,7 @@ def _made_up(self):
     if self.about['kind'] == 'sounds': return [rng.normal(0, .1, round(16_000*r['seconds'])).astype(np.float32) for _ in range(3)]
     return ['one', 'two words', 'and a longer text']
 
-# %% ../nbs/foundations/deploy.ipynb #597efc96
+# %% ../nbs/foundations/deploy.ipynb #fbc1873f
 def _exported(self):
     "The bytes of an ONNX model, without metadata."
     import torch
@@ -706,7 +709,7 @@ def _silence():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): yield
     finally: logging.disable(was)
 
-# %% ../nbs/foundations/deploy.ipynb #5a38c68d
+# %% ../nbs/foundations/deploy.ipynb #8b092a00
 def _compared(self, data, items):
     "Does onnxruntime say what torch says, of items alone and together? The largest difference, as a part of the largest output."
     other, worst = OnnxPredictor(self.path, _session(data), self.about, self.tools), 0.
@@ -735,12 +738,11 @@ def to_onnx(self:Predictor,
 
 Predictor.to_onnx = to_onnx
 
-# %% ../nbs/foundations/deploy.ipynb #786ec713
+# %% ../nbs/foundations/deploy.ipynb #58dd9339
 class _Tokenizer:
     "As much of a tokenizer as reading takes, without Transformers."
     def __init__(self, json, pad):
-        from tokenizers import Tokenizer
-        self.tok, self.pad_token_id = Tokenizer.from_str(json), pad
+        self.tok, self.pad_token_id = import_module('tokenizers').Tokenizer.from_str(json), pad
         self.tok.no_padding()
     def __call__(self, text, truncation, max_length):
         from types import SimpleNamespace
@@ -764,7 +766,7 @@ def _load_onnx(path):
     except (KeyError, ValueError): raise DeployError(f'{path} was not written by Predictor.to_onnx: it does not say how items are read.') from None
     return OnnxPredictor(path, session, about, _Tokenizer(**o) if (o := about.get('tokenizer')) else None)
 
-# %% ../nbs/foundations/deploy.ipynb #d85b63b4
+# %% ../nbs/foundations/deploy.ipynb #b8e0105c
 def wilson(
     k:int,           # so many are right
     n:int,           # of so many
@@ -785,7 +787,7 @@ def _fitted(z, y, target):
     p = _softmax(z)[np.arange(len(y)), y]
     return dict(temperature=1. if said else round(t, 4), scores=np.sort(1 - p).round(6).tolist()) # at an end it says nothing
 
-# %% ../nbs/foundations/deploy.ipynb #f20b193c
+# %% ../nbs/foundations/deploy.ipynb #89d30619
 def _row(*cells): return f"| {' | '.join(str(o).replace('|', chr(92) + '|') for o in cells)} |"
 
 def _per_class(z, y, about, counts):
@@ -808,7 +810,7 @@ def _summary(z, y, about):
     k = int(right.sum())
     return dict(right=k, of=n, accuracy=k/n, interval=list(wilson(k, n)))
 
-# %% ../nbs/foundations/deploy.ipynb #ae3a7d43
+# %% ../nbs/foundations/deploy.ipynb #236a81bc
 def _results(z, y, about, counts):
     "The section on results."
     s, n = about['results'], len(y)
@@ -824,7 +826,7 @@ def _results(z, y, about, counts):
     return [*res, '', f'Calibration: expected calibration error {ece(p, y):.3f}; one of perfect probabilities would be {floor.low:.3f} to {floor.high:.3f} here. '
             f"The temperature fitted on these items is {about['fitted']['temperature']:.2f} (above 1: the network is too sure of itself)."]
 
-# %% ../nbs/foundations/deploy.ipynb #cd982d6b
+# %% ../nbs/foundations/deploy.ipynb #ecc39fca
 def _card(name, about, z, y, counts):
     "The model card, in Markdown."
     r, t, unknown = about['reading'], about['trained'], 'not stated'
@@ -841,7 +843,7 @@ def _card(name, about, z, y, counts):
         '- An item that belongs to none of the classes gets one all the same.'*(about['target'] == 'classes') or '- An item of a kind not seen in training gets an answer all the same.', '',
         '## Versions', '', f"{said['versions']}.", ''])
 
-# %% ../nbs/foundations/deploy.ipynb #326fea69
+# %% ../nbs/foundations/deploy.ipynb #043c9359
 def _what(model, dls, body):
     "Learner or None, network, DataLoaders, and how it is to be saved."
     if hasattr(model, 'dls') and hasattr(model, 'model'): learn, net, dls = model, model.model, dls or model.dls
@@ -865,7 +867,7 @@ def _plain(net, kind):
     from tlcourse.lora import merge
     return merge(net), 'whole'
 
-# %% ../nbs/foundations/deploy.ipynb #f8e57f38
+# %% ../nbs/foundations/deploy.ipynb #2dd62903
 def _probed(probe, body, dls):
     "The named body with a probe for its head."
     from tlcourse.features import to_head
@@ -889,7 +891,7 @@ def _same(model, dls, again):
     out = getattr(out, 'logits', out).float().cpu().numpy()
     return out.size == again.size and np.allclose(out.reshape(again.shape), again, rtol=1e-3, atol=1e-3)
 
-# %% ../nbs/foundations/deploy.ipynb #c0187d53
+# %% ../nbs/foundations/deploy.ipynb #0b479c2a
 def save(
     model,              # a trained fastai Learner; a network, with dls=; a probe, with body= and dls=
     path:str|Path,      # of the folder; one that `save` has written before is replaced
@@ -917,7 +919,7 @@ def save(
         write_whole(folder/'README.md', _card(path.name, about, z, y, _counts(dls, target)).encode())
     return path
 
-# %% ../nbs/foundations/deploy.ipynb #a7f88a09
+# %% ../nbs/foundations/deploy.ipynb #1997ac4b
 def _weights(net, body=None):
     "Name and licence of the pretrained weights, as far as they are known."
     from tlcourse.assets import AssetError, find
@@ -943,5 +945,5 @@ def _judged(folder, about, net, dls):
         raise DeployError('save: what was written answers otherwise than this network; a hook, a changed module or a transform is not in the folder.')
     return z
 
-# %% ../nbs/foundations/deploy.ipynb #9943677f
+# %% ../nbs/foundations/deploy.ipynb #37ee61ec
 document(globals())

@@ -135,7 +135,8 @@ def fit_warmup_cosine(
 ):
     "Fit with a linear warm-up to `lr` and a cosine from there to 0 (Goyal 2017; Loshchilov and Hutter 2017)."
     if not (_number(warmup) and 0 <= warmup < n_epoch):
-        raise RateError(f'warmup={warmup!r}: the warm-up must be shorter than training, {n_epoch} epochs.')
+        raise RateError(f'warmup={warmup!r}: the warm-up must be shorter than the {n_epoch} epochs '
+                        'of training.')
     if not (_number(div) and div >= 1):
         raise RateError(f'div={div!r}: give a number of at least 1, such as 100.')
     lr, pct = _set_rates(learn, lr), warmup/n_epoch
