@@ -596,6 +596,6 @@ def test_version_and_help(capsys):
     import tlcourse
     assert cli.main(['--version']) == 0 and capsys.readouterr().out == f'tlcourse {tlcourse.__version__}\n'
     assert cli.main([]) == 0 and cli.main(['--help']) == 0
-    for name in 'demo lessons run lab fetch doctor recipe'.split():
+    for name in 'demo lessons run lab fetch doctor recipe predict'.split():
         assert cli.main([name, '--help']) == 0
         assert f'tlcourse {name}' in capsys.readouterr().out.split('examples:')[1]

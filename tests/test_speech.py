@@ -310,3 +310,25 @@ for name in ('espeakng_loader', 'jiwer', 'transformers'):
     del sys.modules[name]"""
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True).stdout
     assert out.splitlines() == [f"tlcourse.speech needs {o}; run pip install 'tlcourse[speech]'" for o in ('espeakng-loader', 'jiwer', 'Transformers')], out
+
+
+@needs_whisper
+def test_the_recipe_as_a_script(tmp_path):
+    "On a folder of one's own recordings, in an empty folder, with nothing of the lesson but the recipe's cell."
+    import json, os, subprocess, sys
+    from pathlib import Path
+    import soundfile
+    nb = json.loads((Path(__file__).parent.parent/'nbs'/'lessons'/'09_speech.ipynb').read_text(encoding='utf-8'))
+    recipe, = [s for c in nb['cells'] if (s := ''.join(c['source'])).startswith('#| label: lst-recipe')]
+    _, first, *rest = recipe.splitlines()
+    assert first.startswith("path, seconds, seed = 'keywords', 1., 0"), first
+    for word in ('yes', 'stop'):
+        (tmp_path/'mine'/word).mkdir(parents=True)
+        for v in VOICES[:12]: soundfile.write(tmp_path/'mine'/word/f'{v}.wav', say(word, f'en-us+{v}'), 44_100 if v == 'f1' else RATE)
+    soundfile.write(tmp_path/'new.wav', say('stop', 'en-us+m8'), RATE)
+    script = '\n'.join(["path, seconds, seed = 'mine', 1., 0", *rest, 'print(answer.label.iloc[0])']).replace('item.source', "'new.wav'")
+    (tmp_path/'recipe.py').write_text(script, encoding='utf-8')
+    out = subprocess.run([sys.executable, '-W', 'ignore', 'recipe.py'], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8',
+                         env=os.environ | dict(PYTHONPATH=str(Path(__file__).parent.parent), PYTHONUTF8='1', CUDA_VISIBLE_DEVICES=''))
+    assert out.returncode == 0, out.stderr[-600:]
+    assert out.stdout.strip().splitlines()[-1] == 'stop' and (tmp_path/'my_model'/'tlcourse.json').exists()

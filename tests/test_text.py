@@ -301,10 +301,10 @@ def test_the_recipe_as_a_script(tmp_path):
     rows = [(f'{["A splendid", "An awful"][i%2]} {w}, which I {["loved", "hated"][i%2]}{"!"*(i//20)}', ['good', 'bad'][i%2])
             for i,w in enumerate('film play book concert album series show novel song opera'.split()*4)]
     pd.DataFrame(rows, columns=['review', 'mood']).to_csv(tmp_path/'mine.csv', index=False)
-    script = '\n'.join(["data, text, label, seed = 'mine.csv', 'review', 'mood', 0", *rest]).replace('n_train=100, n_valid=200, ', '')
+    script = '\n'.join(["data, text, label, seed = 'mine.csv', 'review', 'mood', 0", *rest])
     script = script.replace("'Shares fell after the profit warning.', 'The cup final was decided by a penalty.'", "'I loved this splendid play.', 'What an awful song.'")
     (tmp_path/'recipe.py').write_text(script, encoding='utf-8')
     out = subprocess.run([sys.executable, '-W', 'ignore', 'recipe.py'], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8',
                          env=os.environ | dict(PYTHONPATH=str(Path(T.__file__).parent.parent), PYTHONUTF8='1', CUDA_VISIBLE_DEVICES=''))
     assert out.returncode == 0, out.stderr[-600:]
-    assert out.stdout.strip().splitlines()[-1] == "['good', 'bad']" and (tmp_path/'texts.pt').exists()
+    assert out.stdout.strip().splitlines()[-1] == "['good', 'bad']" and (tmp_path/'my_model'/'tlcourse.json').exists()

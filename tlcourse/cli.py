@@ -7,7 +7,7 @@ __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 
            'Lesson', 'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
            'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
            'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place',
-           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'check_python',
+           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'check_python',
            'check_packages', 'check_machine', 'check_jupyter', 'check_cache', 'check_index', 'check_torch',
            'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings', 'cmd_doctor',
            'make_parser', 'main']
@@ -442,6 +442,33 @@ def cmd_recipe(args) -> int:
     else: args.out.write_text(code, encoding='utf-8')
     return 0
 
+# %% ../nbs/foundations/cli.ipynb #ed50ca4f
+def _answers(df) -> tuple: # column titles, rows of text
+    "What a terminal shows of predictions: the label and how sure it is, or the numbers."
+    named = list(df.columns[:next((i for i,k in enumerate(df.columns) if k not in ('label', 'probability', 'calibrated', 'set')), 0)])
+    df = df[named] if named else df
+    def text(o): return ', '.join(map(str, o)) if isinstance(o, tuple) else f'{o:.3f}' if isinstance(o, float) else str(o)
+    return ['item', *map(str, df.columns)], [[str(k), *map(text, row)] for k,row in zip(df.index, df.astype(object).to_numpy().tolist())]
+
+def _asked(files):
+    "What is to be predicted: files, texts, and the lines of standard input for `-`."
+    lines = [o for f in files for o in (sys.stdin.read().splitlines() if f == '-' else [f])]
+    def exists(o):
+        try: return len(o) < 4096 and Path(o).exists()
+        except (OSError, ValueError): return False
+    return [Path(o) if exists(o) else o for o in lines if o.strip()]
+
+def cmd_predict(args) -> int:
+    from tlcourse import deploy
+    try: df = deploy.load(args.folder).predict(_asked(args.file), sure=args.sure, column=args.column)
+    except (TLCourseError, ImportError) as e: raise CommandError(str(e)) from None
+    if args.csv or args.json: df = df.map(lambda o: '|'.join(o) if args.csv and isinstance(o, tuple) else o).reset_index()
+    if args.csv: print(df.to_csv(index=False, float_format='%.6g'), end='')
+    elif args.json: print(json.dumps([dict(zip(df.columns, row)) for row in df.astype(object).to_numpy().tolist()], ensure_ascii=False, indent=1))
+    else: print(table(*_answers(df)))
+    return 0
+
+
 # %% ../nbs/foundations/cli.ipynb #1adb55c1
 Finding = namedtuple('Finding', 'mark what said fix', defaults=[''])
 Finding.__doc__ = "What the doctor found: 'ok', 'note' or 'problem', about what, in which words, and what to do."
@@ -720,6 +747,14 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument('lesson', metavar='LESSON', help='number or name')
     c.add_argument('--out', type=Path, metavar='FILE', help='write to this file instead')
     c.add_argument('--force', action='store_true', help='overwrite the file')
+    c = command(cmd_predict, 'ask a saved model about files', 'my_model picture.jpg', 'my_model pictures --csv > answers.csv', 'my_texts "Shares fell." --json')
+    c.add_argument('folder', metavar='FOLDER', help='what deploy.save wrote, or an .onnx file')
+    c.add_argument('file', nargs='+', metavar='FILE', help='files, folders, csv files, texts; - reads them from standard input, one a line')
+    c.add_argument('--sure', type=float, metavar='SHARE', help='also the classes of which the right one is one in this share of cases, such as .9')
+    c.add_argument('--column', help='of a csv, where the items are')
+    how = c.add_mutually_exclusive_group()
+    how.add_argument('--csv', action='store_true', help='all columns, as csv')
+    how.add_argument('--json', action='store_true', help='all columns, as json')
     return p
 
 # %% ../nbs/foundations/cli.ipynb #be3910a0

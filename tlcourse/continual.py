@@ -17,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from random import Random
 from time import perf_counter
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -245,7 +246,8 @@ def forgetting(self:AccuracyMatrix) -> float:
 def _repr_html_(self:AccuracyMatrix):
     table = pd.DataFrame(self.R, [f'after {n}' for n in self.names], self.names)
     if self.baseline is not None: table = pd.concat([pd.DataFrame([self.baseline], ['before'], self.names), table])
-    return table.style.format('{:.2f}', na_rep='').background_gradient('Blues', vmin=0, vmax=1.2).to_html() + f'<p>{self._summary()}</p>'
+    name = f'{crc32(table.to_csv().encode()):08x}' # else pandas draws one, and equal tables differ
+    return table.style.set_uuid(name).format('{:.2f}', na_rep='').background_gradient('Blues', vmin=0, vmax=1.2).to_html() + f'<p>{self._summary()}</p>'
 
 @patch
 def _summary(self:AccuracyMatrix):

@@ -23,27 +23,31 @@ from .core import document, moved as moved_names
 from .features import extract, probe, to_head
 from .learners import BnEval, FinetuneError, Guard, learner, parameter_groups
 
-__getattr__ = moved_names(__name__, dict.fromkeys(['receipt', 'Receipt'], 'receipt') | dict.fromkeys(['PrefixCache', 'frozen_groups'], 'prefix'))
+_new_homes = {'receipt': 'receipt', 'Receipt': 'receipt', 'PrefixCache': 'prefix', 'frozen_groups': 'prefix'}
+__getattr__ = moved_names(__name__, _new_homes)
 
 # %% ../nbs/lessons/03_fine_tuning.ipynb #c288f0e0
 def gradual_unfreeze(
     learn:Learner,         # with a splitter, so with groups
     epochs:int|list=1,     # of each stage
     lr:float|slice|list=1e-3, # of each stage; a slice spreads from the first group to the last, as in fastai
-    stages:list=(-1,-2,-3,0), # where each begins to train, as for `freeze_to`: -1 the head alone, 0 everything
+    stages:list=(-1,-2,-3,0), # where each begins to train, as for `freeze_to`: -1 the head, 0 all
     **kwargs               # of `fit_one_cycle`: cbs, wd, ...
 ):
     "Train the head, then ever more groups below it, one cycle each: Howard and Ruder, ULMFiT (2018)."
     _, n = _opt(learn)
     stages = list(L(stages))
-    for k in stages:
-        if not isinstance(k, numbers.Integral) or not -n <= k < n: raise FinetuneError(f'stage {k!r}: there are {n} groups, so give numbers from {-n} to {n-1}.')
+    odd = [k for k in stages if not isinstance(k, numbers.Integral) or not -n <= k < n]
+    if odd:
+        raise FinetuneError(f'stage {odd[0]!r}: there are {n} groups, so give numbers from {-n} to {n-1}.')
     first = [k % n for k in stages]
     if not first or any(b >= a for a,b in zip(first, first[1:])):
-        raise FinetuneError(f'stages {stages}: each must train more groups than the one before, as in (-1, -2, 0).')
+        raise FinetuneError(f'stages {stages}: each must train more groups than the one before, '
+                            'as in (-1, -2, 0).')
     epochs, lr = [o if isinstance(o, (list, tuple)) else [o]*len(stages) for o in (epochs, lr)]
     if not len(epochs) == len(lr) == len(stages):
-        raise FinetuneError(f'{len(stages)} stages, {len(epochs)} numbers of epochs and {len(lr)} rates: give one for all, or one for each stage.')
+        raise FinetuneError(f'{len(stages)} stages, {len(epochs)} numbers of epochs and {len(lr)} rates: '
+                            'give one for all, or one for each stage.')
     for k,e,r in zip(stages, epochs, lr):
         learn.freeze_to(k)
         learn.fit_one_cycle(e, r, **kwargs)
@@ -51,18 +55,23 @@ def gradual_unfreeze(
 # %% ../nbs/lessons/03_fine_tuning.ipynb #214a3d9c
 def _opt(learn):
     if learn.opt is None: learn.create_opt()
-    if (n := len(learn.opt.param_lists)) < 2: raise FinetuneError('the learner has one parameter group: make it with tlcourse.finetune.learner, or with a splitter.')
+    if (n := len(learn.opt.param_lists)) < 2:
+        raise FinetuneError('the learner has one parameter group: make it with tlcourse.finetune.learner, '
+                            'or with a splitter.')
     return learn.opt, n
 
 def freeze_except(
     learn:Learner,     # with a splitter
     which:int|list[int], # groups to train, from 0 at the input; -1 is the head
 ):
-    "Let only the groups `which` learn: surgical fine-tuning, Lee et al. (2023). What the optimizer remembers is cleared, as by `freeze_to`."
+    """Let only the groups `which` learn: surgical fine-tuning, Lee et al. (2023).
+    What the optimizer remembers is cleared, as by `freeze_to`."""
     opt, n = _opt(learn)
     which = list(L(which))
-    if bad := [i for i in which if not isinstance(i, numbers.Integral) or not -n <= i < n] or [None]*(not which):
-        raise FinetuneError(f'group {bad[0]} is none of the {n} groups: choose from 0 to {n-1}, or -1 to {-n} from the head.')
+    odd = [i for i in which if not isinstance(i, numbers.Integral) or not -n <= i < n] or [None]*(not which)
+    if odd:
+        raise FinetuneError(f'group {odd[0]} is none of the {n} groups: '
+                            f'choose from 0 to {n-1}, or -1 to {-n} from the head.')
     keep = {i % n for i in which}
     opt.freeze_to(min(keep))
     for i in set(range(n)) - keep:
@@ -94,12 +103,17 @@ def interpolate(
 ):                    # a new network like `a`, or a state_dict if `a` is one
     """The network whose weights lie between those of `a` and `b`: WiSE-FT, Wortsman et al. (2022).
 
-    Weights and floating-point buffers are (1-alpha)a + alpha b; counters and flags are those of the nearer one."""
-    if not 0 <= alpha <= 1: raise FinetuneError(f'alpha={alpha}: give a number from 0, which is a, to 1, which is b.')
+    Weights and floating-point buffers are (1-alpha)a + alpha b; counters and flags are the nearer one's."""
+    if not 0 <= alpha <= 1:
+        raise FinetuneError(f'alpha={alpha}: give a number from 0, which is a, to 1, which is b.')
     sa, sb = [o.state_dict() if isinstance(o, nn.Module) else o for o in (a, b)]
     odd = [k for k in {**sa, **sb} if k not in sa or k not in sb or sa[k].shape != sb[k].shape]
-    if odd: raise FinetuneError(f'{odd[0]} is missing in one of the two or has another shape: interpolate two networks of one architecture, with heads of one size.')
-    mid = {k: torch.lerp(v, sb[k].to(v), alpha) if v.is_floating_point() else (v if alpha < .5 else sb[k]).clone() for k,v in sa.items()}
+    if odd: raise FinetuneError(f'{odd[0]} is missing in one of the two or has another shape: '
+                                'interpolate two networks of one architecture, with heads of one size.')
+    def between(x, y):
+        if x.is_floating_point(): return torch.lerp(x, y.to(x), alpha)
+        return (x if alpha < .5 else y).clone()
+    mid = {k: between(v, sb[k]) for k,v in sa.items()}
     if not isinstance(a, nn.Module): return mid
     model = copy.deepcopy(a)
     model.load_state_dict(mid)

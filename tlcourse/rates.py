@@ -35,29 +35,32 @@ class RateError(TLCourseError, ValueError):
 def _number(o): return isinstance(o, (int, float, np.number)) and not isinstance(o, bool) and math.isfinite(o)
 
 def _need_rate(lr):
-    if not (_number(lr) and lr > 0): raise RateError(f'{lr!r} is no learning rate: give a number above 0, such as 1e-3.')
+    if not (_number(lr) and lr > 0):
+        raise RateError(f'{lr!r} is no learning rate: give a number above 0, such as 1e-3.')
 
 def layer_decay(
     model:Learner|nn.Module, # a Learner, whose splitter makes the groups; or a model, for `backbones.groups`
     lr:float,                # the rate of the head
-    factor:float,            # of a group's rate to that of the group above it: in (0, 1]; 1 gives all the same
-) -> np.ndarray:             # [groups] rates, input to head, for `fit_one_cycle(n, rates)` or torch's parameter groups
-    "Layer-wise decayed rates: `lr` for the head, and `factor` times less for each group below (ULMFiT, Howard and Ruder 2018)."
+    factor:float,            # of a group's rate to that of the group above: in (0, 1]; 1 gives all the same
+) -> np.ndarray:             # [groups] rates, input to head, for `fit_one_cycle` or torch's parameter groups
+    "Layer-wise decayed rates: `lr` for the head, `factor` times the rate above for others (ULMFiT, 2018)."
     _need_rate(lr)
-    if not (_number(factor) and 0 < factor <= 1): raise RateError(f'factor={factor!r}: give a number above 0 and at most 1, such as 1/2.6.')
+    if not (_number(factor) and 0 < factor <= 1):
+        raise RateError(f'factor={factor!r}: give a number above 0 and at most 1, such as 1/2.6.')
     n = len(list(model.splitter(model.model) if isinstance(model, Learner) else groups(model)))
     return lr * float(factor)**np.arange(n-1, -1, -1)
 
 # %% ../nbs/lessons/04_learning_rates.ipynb #1897ab07
 class RateLog(Callback):
-    "Notes the rate of each group before each step, and the loss after it: `.rates` and `.losses`. Frozen groups count as 0."
+    "Notes each group's rate before each step (0 while frozen), and the loss after: `.rates`, `.losses`."
     order, run_valid = ParamScheduler.order + 1, False
     def __init__(self,
         dry:bool=False, # skip the step itself, and validation
     ): self.dry, self._rates, self.losses = dry, [], []
 
     def before_batch(self):
-        self._rates.append([h['lr'] * any(p.requires_grad for p in ps) for ps,h in zip(self.opt.param_lists, self.opt.hypers)])
+        groups = zip(self.opt.param_lists, self.opt.hypers)
+        self._rates.append([h['lr'] * any(p.requires_grad for p in ps) for ps,h in groups])
         if self.dry: raise CancelBatchException
 
     def after_loss(self): self.losses.append(self.loss.item())
@@ -78,8 +81,10 @@ def rehearse(
 
     What depends on results, as `ReduceLROnPlateau` does, it cannot foresee."""
     dl, log = DataLoader(list(range(len(learn.dls.train))), bs=1), RateLog(dry=True)
-    double = Learner(DataLoaders(dl, dl, device='cpu'), deepcopy(learn.model), lambda *o: None, learn.opt_func, learn.lr, learn.splitter,
-                     cbs=log, wd=learn.wd, wd_bn_bias=learn.wd_bn_bias, train_bn=learn.train_bn, moms=learn.moms)
+    settings = 'opt_func', 'lr', 'splitter', 'wd', 'wd_bn_bias', 'train_bn', 'moms'
+    same = {k: getattr(learn, k) for k in settings}
+    dls = DataLoaders(dl, dl, device='cpu')
+    double = Learner(dls, deepcopy(learn.model), lambda *o: None, cbs=log, **same)
     with no_random(), double.no_bar(), double.no_logging(): fit(double, *args, **kwargs)
     return log.rates
 
@@ -96,7 +101,8 @@ def plot_rates(
     alt = f'{title.capitalize()} over {len(rates)} steps: the last of {n} {ends}.'
     fig, ax = (ax.figure, ax) if ax is not None else subplots(alt=alt)
     for i,g in enumerate(rates):
-        ax.plot(rates.index, rates[g].where(rates[g] > 0), color='#0072B2', alpha=.25 + .75*(i + 1)/n, marker='', linestyle='-')
+        shade = dict(color='#0072B2', alpha=.25 + .75*(i + 1)/n)
+        ax.plot(rates.index, rates[g].where(rates[g] > 0), marker='', linestyle='-', **shade)
     if log: ax.set_yscale('log')
     ax.set_xlabel('step')
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -107,12 +113,14 @@ def plot_rates(
 def _set_rates(learn, lr):
     "Set `lr` as fastai would, and give back the rates as an array; one line if it cannot be meant."
     if learn.opt is None: learn.create_opt()
-    if isinstance(lr, slice): [_need_rate(o) for o in (lr.start, lr.stop) if o is not None]
+    if isinstance(lr, slice):
+        for o in (lr.start, lr.stop): o is None or _need_rate(o)
     elif lr is not None:
         rates = lr if isinstance(lr, (list, tuple, np.ndarray, L)) and np.ndim(lr) else [lr]
         for o in rates: _need_rate(o)
         if len(rates) not in (1, k := len(learn.opt.hypers)):
-            raise RateError(f'there are {len(rates)} rates for {k} groups: give one for each, as layer_decay does, or a single one.')
+            raise RateError(f'there are {len(rates)} rates for {k} groups: '
+                            'give one for each, as layer_decay does, or a single one.')
     learn.opt.set_hyper('lr', learn.lr if lr is None else lr)
     return np.array([h['lr'] for h in learn.opt.hypers])
 
@@ -125,10 +133,12 @@ def fit_warmup_cosine(
     div:float=100.,                 # the first rate is `lr/div`
     **kwargs                        # of `Learner.fit`
 ):
-    "Fit with a linear warm-up to `lr` and a cosine from there to 0 (Goyal et al. 2017; Loshchilov and Hutter 2017)."
+    "Fit with a linear warm-up to `lr` and a cosine from there to 0 (Goyal 2017; Loshchilov and Hutter 2017)."
     if not (_number(warmup) and 0 <= warmup < n_epoch):
-        raise RateError(f'warmup={warmup!r}: the warm-up must be shorter than the {n_epoch} epochs of training.')
-    if not (_number(div) and div >= 1): raise RateError(f'div={div!r}: give a number of at least 1, such as 100.')
+        raise RateError(f'warmup={warmup!r}: the warm-up must be shorter than the {n_epoch} epochs '
+                        'of training.')
+    if not (_number(div) and div >= 1):
+        raise RateError(f'div={div!r}: give a number of at least 1, such as 100.')
     lr, pct = _set_rates(learn, lr), warmup/n_epoch
     s = combine_scheds([pct, 1 - pct], [SchedLin(lr/div, lr), SchedCos(lr, 0*lr)])
     learn.fit(n_epoch, cbs=ParamScheduler({'lr': s}) + L(kwargs.pop('cbs', None)), **kwargs)

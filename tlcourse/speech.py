@@ -20,8 +20,8 @@ try:
     from transformers import AutoModel, WhisperForConditionalGeneration
     from transformers.modeling_outputs import BaseModelOutput
 except ImportError as e:
-    names = dict(transformers='Transformers')
-    raise ImportError(f"tlcourse.speech needs {names.get(e.name, e.name)}; run pip install 'tlcourse[speech]'") from None
+    name = dict(transformers='Transformers').get(e.name, e.name)
+    raise ImportError(f"tlcourse.speech needs {name}; run pip install 'tlcourse[speech]'") from None
 
 # %% ../nbs/lessons/09_speech.ipynb #b444266c
 from . import hub
@@ -33,19 +33,21 @@ from .whisper import load as whisper, log_mel, normalize
 
 _all_ = ['RATE', 'Clip', 'SpeechError', 'clips', 'predict', 'read', 'say', 'speech', 'whisper', 'log_mel']
 
-__getattr__ = moved(__name__, {o: home for home,names in dict(
-    sounds='SENTENCES Sound Spoken WORDS Wave Mel add_noise', voices='ACCENTS VOICES').items() for o in names.split()})
+_homes = dict(sounds='SENTENCES Sound Spoken WORDS Wave Mel add_noise', voices='ACCENTS VOICES')
+__getattr__ = moved(__name__, {o: home for home, names in _homes.items() for o in names.split()})
 
 # %% ../nbs/lessons/09_speech.ipynb #495931d5
 class Stem(nn.Module):
-    "Two convolutions, the second of which halves the time, and the positions: from [n, 80, frames] to [n, frames // 2, d]."
+    "Two convolutions, the second halves the time, and positions: [n, 80, frames] to [n, frames//2, d]."
     def __init__(self, enc, seconds):
         super().__init__()
         self.conv1, self.conv2, self.seconds = enc.conv1, enc.conv2, seconds
-        self.register_buffer('positions', enc.embed_positions.weight.detach()[:round(50*seconds)].clone(), persistent=False)
+        positions = enc.embed_positions.weight.detach()[:round(50*seconds)].clone()
+        self.register_buffer('positions', positions, persistent=False)
     def forward(self, x):
         if x.ndim != 3 or x.shape[1] != self.conv1.in_channels or x.shape[2] > 2*len(self.positions):
-            raise SpeechError(f'the encoder takes log-mel [n, {self.conv1.in_channels}, up to {2*len(self.positions)} frames], not {list(x.shape)}; '
+            raise SpeechError(f'the encoder takes log-mel [n, {self.conv1.in_channels}, up to '
+                              f'{2*len(self.positions)} frames], not {list(x.shape)}; '
                               f'make it with seconds= at least the length of the clips.')
         x = gelu(self.conv2(gelu(self.conv1(x)))).transpose(1, 2)
         return x + self.positions[:x.shape[1]]
@@ -62,13 +64,16 @@ class Pool(nn.Module):
 
 # %% ../nbs/lessons/09_speech.ipynb #99f24c53
 class WaveStem(nn.Module):
-    "What Wav2Vec 2.0 has before its layers: audio [n, samples], each clip brought to mean 0 and variance 1, to [n, t, d]."
+    "What Wav2Vec 2.0 has before its layers: audio [n, samples], each of mean 0 and variance 1, to [n, t, d]."
     def __init__(self, m):
         super().__init__()
-        self.features, self.projection, self.positions = m.feature_extractor, m.feature_projection, m.encoder.pos_conv_embed
+        self.features, self.projection = m.feature_extractor, m.feature_projection
+        self.positions = m.encoder.pos_conv_embed
         self.norm = nn.Identity() if m.config.do_stable_layer_norm else m.encoder.layer_norm
     def forward(self, x):
-        if x.ndim != 2: raise SpeechError(f'this encoder takes audio [n, samples], not {list(x.shape)}; make the data with mel=False.')
+        if x.ndim != 2:
+            raise SpeechError(f'this encoder takes audio [n, samples], not {list(x.shape)}; '
+                              'make the data with mel=False.')
         x = (x - x.mean(1, keepdim=True))/(x.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
         x = self.projection(self.features(x).transpose(1, 2))[0]
         return self.norm(x + self.positions(x))
@@ -77,8 +82,11 @@ def _parts(model, seconds):
     "Stem, blocks and pooling of a Whisper or a Wav2Vec2 model."
     enc = getattr(model, 'encoder', None)
     if hasattr(enc, 'conv1'): return [Stem(enc, seconds), *map(Block, enc.layers), Pool(enc.layer_norm)]
-    if not hasattr(model, 'feature_projection'): raise SpeechError(f'{type(model).__name__} is no speech encoder; give hf: and a Whisper or a Wav2Vec2 model.')
-    return [WaveStem(model), *map(Block, enc.layers), Pool(enc.layer_norm if model.config.do_stable_layer_norm else nn.Identity())]
+    if not hasattr(model, 'feature_projection'):
+        raise SpeechError(f'{type(model).__name__} is no speech encoder; '
+                          'give hf: and a Whisper or a Wav2Vec2 model.')
+    norm = enc.layer_norm if model.config.do_stable_layer_norm else nn.Identity()
+    return [WaveStem(model), *map(Block, enc.layers), Pool(norm)]
 
 # %% ../nbs/lessons/09_speech.ipynb #b6d45777
 class SpeechEncoder(nn.Sequential):
@@ -94,7 +102,8 @@ def _still(m):
     "Without dropout: what is frozen must say the same each time."
     for o in m.modules():
         for k,v in list(vars(o).items()):
-            if isinstance(v, float) and (k.endswith('dropout') or k == 'p' and isinstance(o, nn.Dropout)): setattr(o, k, 0.)
+            if isinstance(v, float) and (k.endswith('dropout') or k == 'p' and isinstance(o, nn.Dropout)):
+                setattr(o, k, 0.)
     return m
 
 # %% ../nbs/lessons/09_speech.ipynb #c82f3c7d
@@ -103,14 +112,17 @@ def load(
     n_out:int=None,               # classes; None: no head, the output is the embedding
     seconds:float=2.,             # of the longest clip, at most 30
     pretrained:bool=True,         # else random weights
-) -> SpeechEncoder:               # from log-mel [n, 80, frames] (Wav2Vec 2.0: audio [n, samples]) to [n, n_out], or [n, d] without a head
-    """The encoder of a speech model as the sequence of its groups: stem, blocks, final norm with mean pooling, head. Modules are Transformers' own.
+) -> SpeechEncoder: # from log-mel [n, 80, frames] (Wav2Vec 2.0: audio [n, samples]) to [n, n_out], or [n, d]
+    """The encoder of a speech model as the sequence of its groups: stem, blocks, norm and mean, head.
 
-    Weights are float32, whatever the checkpoint has. The whole model, with its decoder, is `whisper()`. Raises `SpeechError` or `AssetError`."""
-    if not 0 < seconds <= 30: raise SpeechError(f'seconds={seconds}: Whisper hears up to 30 seconds; give a number from 0.02 to 30.')
-    if not (name == 'whisper_tiny_en' or str(name).startswith('hf:')): raise SpeechError(f"{name}: give 'whisper_tiny_en', or 'hf:' and a repository.")
-    hf = name.startswith('hf:')
-    model = _still(hub.pretrained(AutoModel, name, pretrained=pretrained, error=SpeechError)) if hf else whisper(name, pretrained).model
+    Modules are Transformers' own, weights float32, whatever the checkpoint has. The whole model, with its
+    decoder, is `whisper()`. Raises `SpeechError` or `AssetError`."""
+    if not 0 < seconds <= 30:
+        raise SpeechError(f'seconds={seconds}: Whisper hears up to 30 seconds; give 0.02 to 30.')
+    if str(name).startswith('hf:'):
+        model = _still(hub.pretrained(AutoModel, name, pretrained=pretrained, error=SpeechError))
+    elif name == 'whisper_tiny_en': model = whisper(name, pretrained).model
+    else: raise SpeechError(f"{name}: give 'whisper_tiny_en', or 'hf:' and a repository.")
     parts = _parts(model, seconds)
     if n_out is not None: parts.append(nn.Linear(model.config.hidden_size, n_out))
     res = SpeechEncoder(*parts).eval()
@@ -119,7 +131,8 @@ def load(
 
 def encoder(n_out=None, seconds=2., name='whisper_tiny_en', pretrained=True):
     "The old name of `load`."
-    warnings.warn('speech.encoder(n_out, seconds, name) is now speech.load(name, n_out, seconds); the old name goes with the next version.', FutureWarning, stacklevel=2)
+    warnings.warn('speech.encoder(n_out, seconds, name) is now speech.load(name, n_out, seconds); '
+                  'the old name goes with the next version.', FutureWarning, stacklevel=2)
     return load(name, n_out, seconds, pretrained)
 
 # %% ../nbs/lessons/09_speech.ipynb #6b58fe41
@@ -139,11 +152,14 @@ def _bundled(): return whisper()
 def _whole(model):
     "Whisper with its decoder, of a model, an encoder or a name."
     if isinstance(model, WhisperForConditionalGeneration): return model
-    if 'whisper_tiny_en' not in (model, getattr(model, 'name', None)): raise SpeechError('transcribe needs Whisper with its decoder: give whisper(), or an encoder of whisper_tiny_en.')
+    if 'whisper_tiny_en' not in (model, getattr(model, 'name', None)):
+        raise SpeechError('transcribe needs Whisper with its decoder: '
+                          'give whisper(), or an encoder of whisper_tiny_en.')
     if isinstance(model, str): return _bundled()
     res, (stem, *blocks, pool) = whisper(), [o for o in model if not isinstance(o, nn.Linear)]
-    res.model.encoder.conv1, res.model.encoder.conv2, res.model.encoder.layer_norm = stem.conv1, stem.conv2, pool.norm
-    res.model.encoder.layers = nn.ModuleList([o.layer for o in blocks])
+    enc = res.model.encoder
+    enc.conv1, enc.conv2, enc.layer_norm = stem.conv1, stem.conv2, pool.norm
+    enc.layers = nn.ModuleList([o.layer for o in blocks])
     return res.to(stem.positions.device)
 
 # %% ../nbs/lessons/09_speech.ipynb #82376f29
@@ -158,12 +174,14 @@ def transcribe(
     one = not isinstance(audio, (list, tuple))
     xs = [samples(o, 'transcribe: the audio') for o in ([audio] if one else audio)]
     if long := next((len(x) for x in xs if len(x) > seconds*RATE), None):
-        raise SpeechError(f'transcribe: audio of {long/RATE:.1f} seconds does not fit into seconds={seconds:g}, which can be up to 30; cut it.')
+        raise SpeechError(f'transcribe: audio of {long/RATE:.1f} seconds does not fit into '
+                          f'seconds={seconds:g}, which can be up to 30; cut it.')
     res, model = [], _whole(model)
     for i in range(0, len(xs), bs):
-        mel = log_mel(torch.stack([torch.from_numpy(fit(x, round(seconds*RATE))) for x in xs[i:i+bs]]).to(model.device))
+        waves = torch.stack([torch.from_numpy(fit(x, round(seconds*RATE))) for x in xs[i:i+bs]])
+        heard = BaseModelOutput(last_hidden_state=hidden(model, log_mel(waves.to(model.device))))
         with hub.quiet(): # nobody says more than eight tokens a second; a decoder that repeats itself does
-            ids = model.generate(encoder_outputs=BaseModelOutput(last_hidden_state=hidden(model, mel)), max_new_tokens=min(440, round(10 + 8*seconds)))
+            ids = model.generate(encoder_outputs=heard, max_new_tokens=min(440, round(10 + 8*seconds)))
         res += [o.strip() for o in model.tokenizer.decode_batch(ids.tolist())]
     return res[0] if one else res
 
@@ -172,10 +190,13 @@ def wer(
     said,         # a text, or a list of them
     heard,        # likewise
 ) -> float:       # errors a word
-    "Word error rate: words put in, left out or changed, for each word said; case, punctuation, digits and British spelling do not count."
+    """Word error rate: words put in, left out or changed, for each word said.
+
+    Case, punctuation, digits and British spelling do not count. Raises `SpeechError`."""
     said, heard = [[normalize(o).strip() for o in ([t] if isinstance(t, str) else t)] for t in (said, heard)]
     if len(said) != len(heard) or not said or not all(said):
-        raise SpeechError(f'wer: {len(said)} texts said and {len(heard)} heard; give as many of each, none empty.')
+        raise SpeechError(f'wer: {len(said)} texts said, {len(heard)} heard; '
+                          'give as many of each, none empty.')
     return jiwer.wer(said, heard)
 
 # %% ../nbs/lessons/09_speech.ipynb #1136b4c5

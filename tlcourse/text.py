@@ -151,7 +151,8 @@ def attribution(
 _READING = 'Text', 'Tokens', 'Pad', 'ByLength'
 _REWORDING = ('Reword', 'Delete', 'Swap', 'neighbors', 'Synonyms', 'MaskedLM', 'masked_lm', 'fit_masked_lm',
               'InContext')
-__getattr__ = moved(__name__, dict.fromkeys(_READING, 'corpora') | dict.fromkeys(_REWORDING, 'reword') | dict(Topic='loaders.Label'))
+_homes = dict.fromkeys(_READING, 'corpora') | dict.fromkeys(_REWORDING, 'reword')
+__getattr__ = moved(__name__, _homes | dict(Topic='loaders.Label'))
 
 # %% ../nbs/lessons/08_text.ipynb #a852be0a
 document(globals())
