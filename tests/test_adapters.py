@@ -1,5 +1,5 @@
 "Adapters in any network: heads, layers, merging and folders against peft itself; and what a file must notice of the body it is put on."
-import copy, hashlib, json, math, warnings
+import copy, hashlib, json, math, subprocess, sys, warnings
 
 import pytest, torch
 from safetensors.torch import load_file, save_file
@@ -487,3 +487,13 @@ def test_folders_that_are_refused(tmp_path):
     m = adapt(net(), 'lora', r=2).requires_grad_(True)
     with pytest.raises(LoraError) as e: export_peft(m, tmp_path/'x')
     one_line(e, 'base_layer')
+
+
+def test_adapters_stand_without_the_lesson_that_explains_them():
+    code = """if True:
+        import sys
+        from torch import nn
+        from tlcourse.adapters import Bottleneck, adapt
+        model = adapt(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), 'bottleneck', ['0'], width=2)
+        assert isinstance(model[0], Bottleneck) and 'tlcourse.lora' not in sys.modules"""
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)

@@ -613,3 +613,17 @@ def test_no_hub(tmp_path, env, words):
 def test_import_is_quiet():
     r = subprocess.run([sys.executable, '-c', 'import tlcourse.backbones'], capture_output=True, encoding='utf-8', timeout=120)
     assert r.returncode == 0 and not r.stdout + r.stderr
+
+
+@pytest.mark.parametrize('error', [False, True])
+def test_each_module_gets_its_own_mode_back(error):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Sequential(nn.Dropout())).train()
+    model[1].eval()
+    model[2].training = False # and a Dropout in training mode inside it
+    before = [m.training for m in model.modules()]
+    try:
+        with B.evaluating(model) as same:
+            assert same is model and not any(m.training for m in model.modules())
+            if error: raise KeyError
+    except KeyError: pass
+    assert [m.training for m in model.modules()] == before and len(set(before)) == 2

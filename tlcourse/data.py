@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import csv, gzip, io, pickle, re, warnings
+import gzip, io, pickle, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from .core import document, first_line, listing, nearest
+from .core import document, listing, nearest
 from .assets import fetch, find
 from .backbones import input_config
-from .loaders import (DataError, Keep, Label, class_weight, classes, dataloaders, find as find_files, given, layout, online_folder, partition,
-                              source_key, split, split_column, strata, target, target_tfms)
+from .loaders import (DataError, Keep, Label, class_weight, classes, column, dataloaders, find as find_files, frame, given, group_of, layout,
+                              online_folder, partition, source_key, split, split_column, strata, target, target_tfms)
 from .pictures import READABLE, UNREADABLE, peek, read as _read, top_of, why
 
 _all_ = ['DataError', 'Label', 'class_weight', 'split']
@@ -395,21 +395,6 @@ def _own(items, parts, what, vocab, where, short, groups, valid, test, n_train, 
     return dls
 
 # %% ../nbs/foundations/data.ipynb #65d3fa76
-def _group_of(groups, items, root):
-    "The group of each item, by a function of the path, a pattern or a dictionary."
-    if groups is None: return None
-    rel = [Path(o.id).relative_to(root).as_posix() if Path(o.id).is_relative_to(root) else o.id for o in items]
-    if isinstance(groups, (str, re.Pattern)):
-        try: pattern = re.compile(groups)
-        except re.error as e: raise DataError(f'groups={groups!r} is no pattern ({e}); put what names the group in brackets, as in r"(patient\\d+)".') from None
-        if pattern.groups != 1: raise DataError(f'groups={groups!r} has {pattern.groups} parts in brackets: put what names the group, and nothing else, in brackets.')
-        res = [m and m[1] for m in map(pattern.search, rel)]
-    elif callable(groups): res = [groups(o.source) for o in items]
-    elif hasattr(groups, 'get'): res = [next((groups.get(k) for k in (r, o.source.name, o.id, o.source) if groups.get(k) is not None), None) for r,o in zip(rel, items)]
-    else: raise DataError(f'groups={type(groups).__name__}: give a function of the path, a pattern with one part in brackets, or a dictionary by name.')
-    if (none := [r for r,g in zip(rel, res) if g is None or g != g]): raise DataError(f'groups: {len(none)} of {len(items)} pictures have none, such as {none[0]}.')
-    return np.array([str(o) for o in res], object)
-
 def _folders(root, valid, test):
     "The class folders of each part, and of `valid` and `test` if they are shares."
     given = {k: Path(v).expanduser() for k,v in dict(valid=valid, test=test).items() if isinstance(v, (str, Path))}
@@ -454,40 +439,12 @@ def folder(
     found = {k: [Picture(f.as_posix(), d.name, f) for d in dirs for f in find_files(d, READABLE | UNREADABLE)] for k,dirs in parts.items()}
     items, n = [o for p in found.values() for o in p], np.cumsum([0, *map(len, found.values())])
     return _own(items, {k: range(*o) for k,o in zip(found, zip(n, n[1:]))}, 'classes', sorted({d.name for p in parts.values() for d in p}), root,
-                lambda k: Path(k).relative_to(root).as_posix() if Path(k).is_relative_to(root) else k, _group_of(groups, items, root), valid, test,
+                lambda k: Path(k).relative_to(root).as_posix() if Path(k).is_relative_to(root) else k, group_of(groups, items, root), valid, test,
                 n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms, bs=bs, batch_tfms=batch_tfms, device=device, num_workers=num_workers)
 
 # %% ../nbs/foundations/data.ipynb #1a7c2d21
-_FILES = 'path file filename file_name filepath image image_path image_id img picture photo name id'
-
-def _frame(source, x):
-    "The table, its name, and the folder it is in."
-    if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
-    if isinstance(source, dict) and source: # of Hugging Face: a table a part
-        return pd.concat([_frame(o, x)[0].assign(part=k) for k,o in source.items()], ignore_index=True), 'the table', Path.cwd()
-    if hasattr(source, 'to_pandas'): # of Hugging Face
-        df = source.to_pandas()
-        for k,f in (getattr(source, 'features', None) or {}).items():
-            if (names := getattr(f, 'names', None)): df[k] = [names[o] if o == o and 0 <= o < len(names) else None for o in df[k]]
-        return df, 'the table', Path.cwd()
-    path = Path(source).expanduser().absolute()
-    if not path.is_file(): raise DataError(f'{path}: there is no such file; give a DataFrame, or the path of a csv file.')
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as f: head = f.readline()
-        sep = '\t' if path.suffix.lower() == '.tsv' else ';' if ';' in head and ',' not in head else ','
-        texts = {o: str for o in next(csv.reader([head], delimiter=sep), []) if o == x or x is None and o.strip().casefold() in _FILES.split()} # 007 is a name
-        df = pd.read_csv(path, sep=sep, dtype=texts, keep_default_na=False, na_values=[''], encoding='utf-8-sig')
-    except UnicodeDecodeError as e: raise DataError(f'{path.name} is not UTF-8 (byte {e.start:,}); save it as UTF-8, or read it with pandas and give the DataFrame.') from None
-    except (ValueError, csv.Error) as e: raise DataError(f'{path.name} is no regular csv ({first_line(e)}); read it with pandas and give the DataFrame.') from None
-    return df, path.name, path.parent
-
-def _column(df, name, usual, what, where):
-    "The column called `name`, or the one that has a usual name."
-    names = {str(o).strip().casefold(): o for o in reversed(df.columns)}
-    if name is None: name = next((names[o] for o in usual.split() if o in names), None)
-    if name is None: raise DataError(f"{where} has no column {' or '.join(usual.split()[:3])}; it has {', '.join(map(repr, df.columns))}: say with {what}= which it is.")
-    if name not in df.columns: raise DataError(f'{where} has no column {name!r}; ' + nearest(name, map(str, df.columns)))
-    return name
+_FILES = 'path file filename file_name filepath image image_path image_id img picture photo name id'.split()
+_LABELS = 'label labels class category target y tags'.split()
 
 def _sources(values, root, suffix, where):
     "Files or arrays, and an id of each."
@@ -562,15 +519,15 @@ def table(
         warnings.warn('table: sep= is now label_delim=; the old name goes with the next version.', FutureWarning, stacklevel=2)
         label_delim = sep
     if groups is not None and group is not None: raise DataError('table: groups= and group= say the same; give one of them.')
-    df, where, base = _frame(source, x)
+    df, where, base = frame(source, x, _FILES)
     if not len(df): raise DataError(f'{where} has no rows.')
-    x = _column(df, x, _FILES, 'x', where)
+    x = column(df, x, _FILES, 'x', where)
     found = _sources(df[x], base if root is None else Path(root).expanduser(), suffix, where)
-    ys = [_column(df, o, '', 'y', where) for o in y] if isinstance(y, (list, tuple)) else None
-    y = None if ys else _column(df, y, 'label labels class category target y tags', 'y', where)
+    ys = [column(df, o, (), 'y', where) for o in y] if isinstance(y, (list, tuple)) else None
+    y = None if ys else column(df, y, _LABELS, 'y', where)
     what, labels, vocab = _columns(df, ys, where) if ys and len(ys) > 1 else _labels(df[ys[0] if ys else y], label_delim, target, where)
-    column = split_column(df.drop(columns=[x, *(ys or [y])])) if split is None else None if split is False else _column(df, split, '', 'split', where)
-    try: parts, valid, test = _given(df, column, valid, test)
+    at = split_column(df.drop(columns=[x, *(ys or [y])])) if split is None else None if split is False else column(df, split, (), 'split', where)
+    try: parts, valid, test = _given(df, at, valid, test)
     except DataError as e: raise DataError(f'{where}: {e}') from None
     items = [Picture(k, l, s) for (k,s),l in zip(found, labels)]
     return _own(items, parts, what, vocab, where, lambda k: k, _row_groups(df, group if groups is None else groups, where), valid, test, n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms,
@@ -579,7 +536,7 @@ def table(
 def _row_groups(df, groups, where):
     "The group of each row, by a column or as given."
     if groups is None: return None
-    if isinstance(groups, str): s = df[_column(df, groups, '', 'groups', where)]
+    if isinstance(groups, str): s = df[column(df, groups, (), 'groups', where)]
     elif isinstance(groups, (list, tuple, np.ndarray, pd.Series)) and len(groups) == len(df): s = pd.Series(list(groups))
     else: raise DataError(f'{where}: groups= takes the name of a column, or one value for each of the {len(df)} rows.')
     if s.isna().any(): raise DataError(f'{where}: {f"column {groups!r}" if isinstance(groups, str) else "groups"} has no group in row {int(s.isna().argmax())}, counted from 0.')

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'DataError', 'Kind', 'order', 'split', 'role', 'roles', 'split_column', 'given', 'cut', 'strata',
-           'partition', 'find', 'layout', 'target', 'classes', 'Target', 'Label', 'target_tfms', 'dataloaders',
-           'class_weight', 'online_folder', 'source_key', 'Keep', 'check_normalization']
+           'partition', 'find', 'layout', 'frame', 'column', 'group_of', 'target', 'classes', 'Target', 'Label',
+           'target_tfms', 'dataloaders', 'class_weight', 'online_folder', 'source_key', 'Keep', 'check_normalization']
 
 # %% ../nbs/foundations/loaders.ipynb #3dea2440
-import random, re, tarfile, tempfile, unicodedata, warnings
+import csv, random, re, tarfile, tempfile, unicodedata, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from .assets import home, offline
 from .backbones import BackboneError, input_config
-from .core import TLCourseError, document, first_line
+from .core import TLCourseError, document, first_line, nearest
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -351,6 +351,72 @@ def layout(
         parts = dict(train=subs)
     _check_names(root, parts, kind)
     return parts
+
+# %% ../nbs/foundations/loaders.ipynb #0c516b91
+def frame(
+    source,               # a DataFrame, the path of a csv, a table of Hugging Face's `datasets`, or a dictionary of such, one a part
+    x:str=None,           # the column of file names, if it is known
+    files=(),             # else the usual names of such columns
+    kind:Kind=PICTURES,   # for messages
+) -> tuple[pd.DataFrame, str, Path]: # the table, what it is called in messages, and the folder it is in
+    "A table of any kind. Raises the error of `kind`."
+    if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
+    if isinstance(source, dict) and source: return pd.concat([frame(o, x, files, kind)[0].assign(part=k) for k,o in source.items()], ignore_index=True), 'the table', Path.cwd()
+    if hasattr(source, 'to_pandas'): # of Hugging Face
+        df = source.to_pandas()
+        for k,f in (getattr(source, 'features', None) or {}).items():
+            if (names := getattr(f, 'names', None)): df[k] = [names[int(o)] if o == o and o is not None and 0 <= o < len(names) else None for o in df[k]]
+        return df, 'the table', Path.cwd()
+    path = Path(source).expanduser().absolute()
+    if not path.is_file(): raise kind.error(f'{path}: there is no such file; give a DataFrame, or the path of a csv file.')
+    try:
+        with open(path, encoding='utf-8-sig', newline='') as f: head = f.readline()
+        sep = '\t' if path.suffix.lower() == '.tsv' else ';' if ';' in head and ',' not in head else ','
+        texts = {o: str for o in next(csv.reader([head], delimiter=sep), []) if o == x or x is None and o.strip().casefold() in files}
+        df = pd.read_csv(path, sep=sep, dtype=texts, keep_default_na=False, na_values=[''], encoding='utf-8-sig')
+    except UnicodeDecodeError as e: raise kind.error(f'{path.name} is not UTF-8 (byte {e.start:,}); save it as UTF-8, or read it with pandas and give the DataFrame.') from None
+    except (ValueError, csv.Error) as e: raise kind.error(f'{path.name} is no regular csv ({first_line(e)}); read it with pandas and give the DataFrame.') from None
+    return df, path.name, path.parent
+
+def column(
+    df:pd.DataFrame,
+    name:str,             # as the user gives it, or None
+    usual,                # names to look for then, in any case
+    what:str,             # the argument to give it with
+    where:str,            # what the table is called in messages
+    kind:Kind=PICTURES,   # for messages
+) -> str:
+    "The column called `name`, or the first that has a usual name. Raises the error of `kind`."
+    names = {str(o).strip().casefold(): o for o in reversed(df.columns)}
+    if name is None: name = next((names[o] for o in usual if o in names), None)
+    if name is None: raise kind.error(f"{where} has no column {' or '.join(usual[:3])}; it has {', '.join(map(repr, df.columns))}: say with {what}= which it is.")
+    if name not in df.columns: raise kind.error(f'{where} has no column {name!r}; ' + nearest(name, map(str, df.columns)))
+    return name
+
+# %% ../nbs/foundations/loaders.ipynb #537b04d3
+def group_of(
+    groups,               # a function of an item's source, a pattern with one part in brackets, a dictionary by name, or a list; None: no groups
+    items:list,           # with `id` and `source`
+    root:Path=None,       # what paths are relative to
+    kind:Kind=PICTURES,   # for messages
+) -> np.ndarray:          # one name an item; None without groups
+    "The group of each item. Raises the error of `kind`."
+    if groups is None: return None
+    names = [Path(o.id).relative_to(root).as_posix() if root and Path(o.id).is_relative_to(root) else str(o.id) for o in items]
+    if isinstance(groups, (str, re.Pattern)):
+        try: pattern = re.compile(groups)
+        except re.error as e: raise kind.error(f'groups={groups!r} is no pattern ({e}); put what names the group in brackets, as in r"(patient\\d+)".') from None
+        if pattern.groups != 1: raise kind.error(f'groups={groups!r} has {pattern.groups} parts in brackets: put what names the group, and nothing else, in brackets.')
+        res = [m and m[1] for m in map(pattern.search, names)]
+    elif callable(groups): res = [groups(o.source) for o in items]
+    elif hasattr(groups, 'get'):
+        keys = [(n, o.id, o.source if isinstance(o.source, Path) else None, Path(n).name) for n,o in zip(names, items)]
+        res = [next((groups.get(k) for k in ks if groups.get(k) is not None), None) for ks in keys]
+    elif isinstance(groups, (list, tuple, np.ndarray, pd.Series)): res = list(groups)
+    else: raise kind.error(f'groups={groups!r}: give a function of the path, a pattern with one part in brackets, a dictionary by name, or a list.')
+    if len(res) != len(items): raise kind.error(f'groups: there are {len(res)} for {len(items)} {kind.many}; give one to each.')
+    if none := [n for n,g in zip(names, res) if g is None or g != g]: raise kind.error(f'groups: {len(none)} of {len(items)} {kind.many} have none, such as {none[0]}.')
+    return np.array([str(o) for o in res], object)
 
 # %% ../nbs/foundations/loaders.ipynb #e23dfc46
 def target(

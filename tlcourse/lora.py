@@ -44,17 +44,20 @@ def merged(self:LoRA) -> nn.Module: # a layer of the kind that it was put on
     "The layer with the change added to its weight: the same outputs, without the detour."
     layer = copy.deepcopy(self.layer)
     change = self.scale*(self.B.weight.flatten(1) @ self.A.weight.flatten(1)) # [outputs, inputs]
-    layer.weight += (change.T if is_conv1d(layer) else change).reshape(layer.weight.shape).to(layer.weight.dtype)
+    if is_conv1d(layer): change = change.T
+    layer.weight += change.reshape(layer.weight.shape).to(layer.weight.dtype)
     return layer
 
 # %% ../nbs/lessons/10_lora.ipynb #63f9b6e4
 def merge(
     model:nn.Module, # with LoRA in it, ours or peft's, or a PeftModel; left as it is
 ) -> nn.Module: # a copy of the original architecture, with the change in its weights
-    "A copy with every LoRA added to the layer it stands on: as fast as the original, and in need of no adapter library. Raises `LoraError`."
+    "A copy with every LoRA added to the layer it stands on: as fast as the original. Raises `LoraError`."
     model = copy.deepcopy(unwrap(model))
     for k,m in list(model.named_modules()):
-        if isinstance(m, Bottleneck): raise LoraError(f'{k}: a bottleneck adapter is not linear, so it cannot be merged; keep the model as it is.')
+        if isinstance(m, Bottleneck):
+            raise LoraError(f'{k}: a bottleneck adapter is not linear, so it cannot be merged; '
+                            'keep the model as it is.')
         if isinstance(m, LoRA): model.set_submodule(k, m.merged())
     model = merged_by_peft(model)
     vars(model).pop('adaptation', None)

@@ -7,7 +7,7 @@ __all__ = ['SOUNDS', 'WORDS', 'SENTENCES', 'Spoken', 'Clip', 'clips', 'telephone
            'speech', 'predict', 'fit', 'read', 'samples']
 
 # %% ../nbs/foundations/sounds.ipynb #3841e7be
-import csv, hashlib, os, re, warnings
+import hashlib, os, warnings
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +28,9 @@ with warnings.catch_warnings():
 
 from .assets import fetch
 from .audio import fit, read, samples
-from .core import document, first_line, listing
-from .loaders import Keep, Kind, classes, dataloaders, find, given, layout, online_folder, partition, source_key, split_column, strata, target, target_tfms
+from .core import document, listing
+from .loaders import (Keep, Kind, classes, column, dataloaders, find, frame, given, group_of, layout, online_folder, partition, source_key, split_column,
+                              strata, target, target_tfms)
 from .plots import subplots
 from .voices import RATE, VOICES, SpeechError, say
 from .whisper import log_mel
@@ -195,24 +196,6 @@ def _show_results(x:Wave|LogMel, y, samples, outs, ctxs=None, max_n=9, **kwargs)
     rows = list(zip(samples, outs))[:max_n]
     return _sheet([o[0] for o,_ in rows], [f'{_says(o[1])}; predicted {_says(p[0])}' for o,p in rows], ctxs)
 
-# %% ../nbs/foundations/sounds.ipynb #0709f904
-def _group_of(groups, items, root):
-    "The group of each clip: a list, or what a function of its source, a pattern or a dictionary says of it."
-    names = [Path(o.id).relative_to(root).as_posix() if root and Path(o.id).is_relative_to(root) else str(o.id) for o in items]
-    if isinstance(groups, (str, re.Pattern)):
-        try: pattern = re.compile(groups)
-        except re.error as e: raise SpeechError(f'groups={groups!r} is no pattern ({e}); put what names the group in brackets, as in r"(speaker\\d+)".') from None
-        if pattern.groups != 1: raise SpeechError(f'groups={groups!r} has {pattern.groups} parts in brackets: put what names the group, and nothing else, in brackets.')
-        res = [m and m[1] for m in map(pattern.search, names)]
-    elif callable(groups): res = [groups(o.source) for o in items]
-    elif isinstance(groups, Mapping):
-        keys = [(n, o.id, o.source if isinstance(o.source, Path) else None, Path(n).name) for n,o in zip(names, items)]
-        res = [next((groups[k] for k in ks if k in groups), None) for ks in keys]
-    else: res = list(groups)
-    if len(res) != len(items): raise SpeechError(f'groups: there are {len(res)} for {len(items)} recordings; give one to each.')
-    if none := [n for n,g in zip(names, res) if g is None or g != g]: raise SpeechError(f'groups: {len(none)} of {len(items)} recordings have none, such as {none[0]}.')
-    return pd.factorize(pd.Series(res, dtype=object))[0]
-
 # %% ../nbs/foundations/sounds.ipynb #162cd8f9
 _URL = 'https://storage.googleapis.com/download.tensorflow.org/data/mini_speech_commands.zip'
 _READABLE = {f'.{o.lower()}' for o in soundfile.available_formats()} | {'.aif', '.aifc', '.oga', '.opus'}
@@ -239,42 +222,17 @@ def _folder(path, own):
     return root, {k: _in(parts[k]) for k in ('train', 'valid', 'test') if k in parts}
 
 # %% ../nbs/foundations/sounds.ipynb #d5e438bf
-_FILES = 'file path filename file_name filepath audio audio_path wav clip sound recording name id'
-_LABELS = 'label labels class category target word y'
-
-def _table(source, x):
-    "A table, its name, and the folder that its files are in."
-    if isinstance(source, pd.DataFrame): return source.reset_index(drop=True), 'the table', Path.cwd()
-    if hasattr(source, 'to_pandas'):
-        df = source.to_pandas()
-        for k,f in getattr(source, 'features', {}).items():
-            if names := getattr(f, 'names', None): df[k] = df[k].map(lambda i: names[int(i)] if i == i and i is not None and i >= 0 else None)
-        return df, 'the table', Path.cwd()
-    path = Path(source).expanduser().absolute()
-    try:
-        with open(path, encoding='utf-8-sig', newline='') as f: head = f.readline()
-        sep = '\t' if path.suffix.lower() == '.tsv' else ';' if ';' in head and ',' not in head else ','
-        names = {o: str for o in next(csv.reader([head], delimiter=sep), []) if o == x or x is None and o.strip().casefold() in _FILES.split()} # 007 is a name
-        df = pd.read_csv(path, sep=sep, dtype=names, keep_default_na=False, na_values=[''], encoding='utf-8-sig')
-    except (OSError, ValueError, csv.Error) as e: raise SpeechError(f'{path.name} is no csv that can be read ({first_line(e)}); read it with pandas and give the DataFrame.') from None
-    return df, path.name, path.parent
+_FILES = 'file path filename file_name filepath audio audio_path wav clip sound recording name id'.split()
+_LABELS = 'label labels class category target word y'.split()
 
 # %% ../nbs/foundations/sounds.ipynb #7d912a08
-def _column(df, name, usual, what, where):
-    "The column called `name`, or the one that has a usual name."
-    names = {str(o).strip().casefold(): o for o in reversed(df.columns)}
-    if name is None: name = next((names[o] for o in usual.split() if o in names), None)
-    if name is None or name not in df: raise SpeechError(f"{where} has {f'no column {name!r}' if name else f'no column called {usual.split()[0]}'}; "
-                                                         f"it has {', '.join(map(repr, df.columns))}: name yours with {what}=.")
-    return name
-
 def _rows(df, where, root, x, y, group):
     "Clips of the rows of a table."
-    x, y = _column(df, x, _FILES, 'x', where), _column(df, y, _LABELS, 'y', where)
+    x, y = column(df, x, _FILES, 'x', where, SOUNDS), column(df, y, _LABELS, 'y', where, SOUNDS)
     if len(gaps := np.flatnonzero(df[x].map(lambda o: o is None or o != o if np.ndim(o) == 0 else False))): raise SpeechError(f'{where}, column {x!r}: row {gaps[0]}, counted from 0, has no recording.')
     labels = df[y].tolist()
     if target(labels) == 'classes': labels = classes(labels, SOUNDS, f'{where}, column {y!r}')[0]
-    groups = df[_column(df, group, '', 'groups', where)].tolist() if group else ['']*len(df)
+    groups = df[column(df, group, (), 'groups', where, SOUNDS)].tolist() if group else ['']*len(df)
     if any(o is None or o != o for o in groups): raise SpeechError(f'{where}, column {group!r}: a row has no group.')
     def clip(i, o, l, g):
         if isinstance(o, Mapping) and o.get('array') is None: o = o.get('bytes') or o.get('path') # as datasets has undecoded audio
@@ -325,13 +283,13 @@ def _listed(source, asked, kwargs):
 
 def _tabled(source, asked, x, y, split, root, group):
     "{part: clips} of a table, what of `asked` is a share, the name of the table, and whether it has groups."
-    df, where, base = _table(source, x)
+    df, where, base = frame(source, x, _FILES, SOUNDS)
     if not len(df): raise SpeechError(f'{where} has no rows.')
     if group is None: group = next((o for o in df.columns if str(o).strip().casefold() in ('group', 'speaker', 'speaker_id')), None)
     items, used = _rows(df, where, base if root is None else Path(root).expanduser(), x, y, group or None)
-    column = split_column(df.drop(columns=[o for o in used if o])) if split is None else None if split is False else _column(df, split, '', 'split', where)
-    shares = {k: v for k,v in asked.items() if column is None or _is_share(v)}
-    try: parts = given(df[column], SOUNDS, **{k: v for k,v in asked.items() if k not in shares}) if column is not None else dict(train=range(len(df)))
+    at = split_column(df.drop(columns=[o for o in used if o])) if split is None else None if split is False else column(df, split, (), 'split', where, SOUNDS)
+    shares = {k: v for k,v in asked.items() if at is None or _is_share(v)}
+    try: parts = given(df[at], SOUNDS, **{k: v for k,v in asked.items() if k not in shares}) if at is not None else dict(train=range(len(df)))
     except SpeechError as e: raise SpeechError(f'{where}: {e}') from None
     return {k: [items[i] for i in at] for k,at in parts.items()}, shares, where, bool(group)
 
@@ -353,7 +311,7 @@ def _gather(source, valid, test, groups, bad, x, y, split, root, kwargs):
     what = target([o.label for p in found.values() for o in p])
     drawn = ('valid' not in found) + ('test' in shares)
     items, wrong = [o for p in found.values() for o in p], None
-    if groups is not None and groups is not False: g = _group_of(groups, items, own)
+    if groups is not None and groups is not False: g = group_of(groups, items, own, SOUNDS)
     else: g = [o.group for o in items] if grouped and drawn and any(o.group for o in items) and ('valid' not in found or table) else None
     if table or own:
         of = dict(zip(map(id, items), g if g is not None else []))
