@@ -470,3 +470,148 @@ def test_command(place, capsys, monkeypatch, tmp_path):
     for args, code in ((['model', 'nothing.png'], 1), (['nothing', f], 1), (['model', f, '--sure', '3'], 1), (['model'], 2), (['model', f, '--csv', '--json'], 2)):
         assert cli.main(['predict', root/args[0], *args[1:]]) == code
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+# Texts
+
+@pytest.fixture(scope='module')
+def words(tmp_path_factory):
+    "Texts of two classes, a probe on them, and a network with the probe for a head, saved."
+    pytest.importorskip('transformers')
+    from tlcourse.text import load as encoder, texts
+    root = tmp_path_factory.mktemp('texts')
+    rows = [(f'{w} number {i} of the {k}', k) for i, w in enumerate(('goal', 'match', 'team', 'win', 'cup', 'race')) for k in ('sport', 'market')]
+    dls = texts(rows, n_valid=4, max_length=12, bs=4)
+    net = encoder('minilm', dls.c)
+    fitted = probe(extract(net, dls.train, cache=False))
+    learn = learner(dls, to_head(fitted, net))
+    save(learn, root/'model')
+    return root, learn, load(root/'model'), fitted
+
+
+def same_texts(learn, model):
+    np.testing.assert_allclose(model.predict(learn.dls.valid_ds.items)[model.about['names']], preds(learn), atol=1e-5)
+
+
+def test_texts(words):
+    from transformers import AutoModel, AutoTokenizer
+    from safetensors.torch import load_file
+    root, learn, model, _ = words
+    same_texts(learn, model)
+    body, tok, head = AutoModel.from_pretrained(root/'model'), AutoTokenizer.from_pretrained(root/'model'), load_file(root/'model'/'head.safetensors')
+    said = ['A cup race.', 'The market fell, and fell again, for longer than twelve tokens can say.']
+    ids = tok(said, padding=True, truncation=True, max_length=12, return_tensors='pt')
+    with torch.no_grad(): h, m = body.eval()(**ids).last_hidden_state, ids.attention_mask[..., None]
+    p = torch.softmax((h*m).sum(1)/m.sum(1)@head['weight'].T + head['bias'], 1)
+    np.testing.assert_allclose(model.predict(said)[model.about['names']], p, atol=1e-5)
+
+
+def test_forms_of_texts(words, tmp_path):
+    model = words[2]
+    want = model.predict('A cup race.').drop(columns='label').to_numpy()
+    (tmp_path/'t.txt').write_text('A cup race.')
+    pd.DataFrame(dict(n=[1], text=['A cup race.'])).to_csv(tmp_path/'t.csv', index=False)
+    for x in (['A cup race.'], pd.Series(['A cup race.']), tmp_path/'t.txt', str(tmp_path/'t.csv'), tmp_path):
+        np.testing.assert_allclose(model.predict(x).drop(columns='label').to_numpy(), want, atol=1e-6)
+    for x, said in (('', 'empty'), ([' '], 'empty'), ([None], 'no text'), (tmp_path/'none.txt', 'no such file'), (7, 'no text')): refused(lambda: model.predict(x), said)
+
+
+def test_probe_of_texts(words, tmp_path):
+    _, learn, _, fitted = words
+    same_texts(learn, load(save(fitted, tmp_path/'p', dls=learn.dls, body='minilm')))
+    assert sorted(f.name for f in (tmp_path/'p').iterdir()) == ['README.md', 'SHA256SUMS', 'head.safetensors', 'tlcourse.json']
+
+
+def test_lora_of_texts(words, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModel, AutoTokenizer
+    from safetensors.torch import load_file
+    from tlcourse import hub
+    from tlcourse.lora import adapt, trainable
+    from tlcourse.text import load as encoder
+    _, learn, _, fitted = words
+    tuned = learner(learn.dls, adapt(to_head(fitted, encoder('minilm', 2)), 'lora', r=4), splitter=trainable)
+    with tuned.no_bar(), tuned.no_logging(): tuned.fit(1, 1e-2)
+    model = load(save(tuned, tmp_path/'m'))
+    same_texts(tuned, model)
+    body = PeftModel.from_pretrained(hub.pretrained(AutoModel, 'minilm'), tmp_path/'m').eval()
+    head, ids = load_file(tmp_path/'m'/'head.safetensors'), hub.tokenizer('minilm')('A cup race.', return_tensors='pt')
+    with torch.no_grad(): p = torch.softmax(body(**ids).last_hidden_state.mean(1)@head['weight'].T + head['bias'], 1)
+    np.testing.assert_allclose(model.predict('A cup race.')[model.about['names']], p, atol=1e-5)
+    assert not (tmp_path/'m'/'model.safetensors').exists() and (tmp_path/'m'/'adapter_model.safetensors').stat().st_size < 2e6
+
+
+def test_a_classifier_of_transformers(words, tmp_path):
+    from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+    net = BertForSequenceClassification(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=2)).eval()
+    items = words[1].dls.valid.new(bs=1) # one text a batch: nothing is padded, so no mask is missed
+    dls = words[1].dls.__class__(words[1].dls.train, items)
+    model = load(save(net, tmp_path/'m', dls=dls))
+    theirs, ids = AutoModelForSequenceClassification.from_pretrained(tmp_path/'m'), model.tools('A cup race.', return_tensors='pt')
+    with torch.no_grad(): p = theirs(**ids).logits.softmax(1)
+    np.testing.assert_allclose(model.predict('A cup race.')[model.about['names']], p, atol=1e-6)
+
+
+def test_texts_in_onnx(words, tmp_path):
+    root, learn, model, _ = words
+    file = model.to_onnx(tmp_path/'m.onnx', ['A cup race.', 'market', 'a text of more than twelve tokens, which is cut, cut and cut again'])
+    code = 'import sys; from tlcourse import deploy; print(deploy.load(sys.argv[1]).predict("A cup race.").probability.iloc[0], *{"torch", "transformers"} & set(sys.modules))'
+    r = subprocess.run([sys.executable, '-c', code, file], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert abs(float(r.stdout) - model.predict('A cup race.').probability.iloc[0]) < 1e-4, r.stderr
+
+
+# Sounds
+
+def tones(k, n): return (.3*np.sin(np.arange(16_000)*(.05 + .1*k + .002*n))).astype(np.float32)
+
+
+def spoken(root, **kw):
+    "Recordings of two tones."
+    import soundfile
+    from tlcourse.speech import speech
+    for k in (0, 1):
+        for n in range(8):
+            (f := root/'tones'/f'{"lh"[k]}'/f'{n}.wav').parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(f, tones(k, n), 16_000)
+    return speech(root/'tones', seconds=.5, bs=4, **kw)
+
+
+def test_sounds(tmp_path):
+    pytest.importorskip('soundfile')
+    from transformers import AutoModelForAudioClassification
+    from tlcourse.speech import load as encoder
+    dls = spoken(tmp_path)
+    net = encoder(n_out=2, seconds=.5)
+    fitted = probe(extract(net, dls.train, cache=False))
+    learn = learner(dls, to_head(fitted, net))
+    model = load(save(learn, tmp_path/'m'))
+    same_texts(learn, model)
+    theirs, mel = AutoModelForAudioClassification.from_pretrained(tmp_path/'m').eval(), dls.valid.one_batch()[0].as_subclass(torch.Tensor)
+    with torch.no_grad(): torch.testing.assert_close(theirs(mel).logits, net.eval()(mel), rtol=1e-5, atol=1e-5)
+    same_texts(learn, load(save(fitted, tmp_path/'p', dls=dls, body='whisper_tiny_en')))
+    f = tmp_path/'tones'/'h'/'0.wav'
+    want = model.predict(f)[['h', 'l']].to_numpy()
+    for x in (str(f), f.read_bytes(), tones(1, 0), tones(1, 0).tolist(), torch.tensor(tones(1, 0)), [f]):
+        np.testing.assert_allclose(model.predict(x)[['h', 'l']], want, atol=1e-3)
+    assert len(model.predict(tmp_path/'tones')) == 16
+    (tmp_path/'bad.wav').write_text('x')
+    (tmp_path/'empty.wav').write_text('')
+    for x, said in ((tmp_path/'bad.wav', 'not audio'), (tmp_path/'empty.wav', 'empty'), (np.zeros(0, np.float32), '0 samples'), (tmp_path/'no.wav', 'no such file'), (None, 'NoneType')):
+        refused(lambda: model.predict(x), said)
+
+
+def test_wav2vec(tmp_path):
+    pytest.importorskip('soundfile')
+    from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
+    from tlcourse.speech import load as encoder
+    torch.manual_seed(0)
+    Wav2Vec2Model(Wav2Vec2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=[16]*7,
+                                 num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)).save_pretrained(tmp_path/'w')
+    dls = spoken(tmp_path, mel=False)
+    net = encoder(f'hf:{tmp_path/"w"}', n_out=2, seconds=.5)
+    learn = learner(dls, net)
+    model = load(save(learn, tmp_path/'m'))
+    same_texts(learn, model)
+    x = dls.valid.one_batch()[0].as_subclass(torch.Tensor)
+    norm = (x - x.mean(1, keepdim=True))/(x.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
+    with torch.no_grad(): torch.testing.assert_close(AutoModelForAudioClassification.from_pretrained(tmp_path/'m').eval()(norm).logits, net.eval()(x), rtol=1e-4, atol=1e-5)
