@@ -41,6 +41,14 @@ def test_compiled_model_is_kept_as_orig_mod():
 def test_a_module_is_its_dict():
     assert {'_modules', '_parameters', '_buffers', 'training'} <= set(nn.BatchNorm2d(2).__dict__)
 
+@canary('torch', 'features')
+def test_a_module_made_of_another_s_dict_runs():
+    m = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    new = m.__class__.__new__(m.__class__)
+    new.__dict__.update(vars(m))
+    x = torch.randn(1, 2)
+    assert torch.equal(new(x), m(x)) and list(new.state_dict()) == list(m.state_dict())
+
 @canary('torch', 'prefix')
 def test_all_dropouts_have_one_base():
     base = nn.modules.dropout._DropoutNd
@@ -124,6 +132,42 @@ def test_a_loader_made_anew_keeps_its_items_and_takes_another_order():
     assert [o.tolist() for o in made] == [[1.]]
 
 @canary('fastai', 'features')
+def test_a_method_given_to_a_loader_is_bound_to_it_anew():
+    class Places:
+        def idxs(self): return iter([1, 0])
+    dl = TfmdDL(list(zip(torch.arange(3.), range(3))), bs=1, num_workers=0)
+    places = Places()
+    with pytest.raises(TypeError): list(dl.new(get_idxs=functools.partial(TfmdDL.get_idxs)))  # a plain callable gets no loader
+    assert dl.new(get_idxs=places.idxs).get_idxs.__self__ is not places
+
+@canary('fastai', 'features.batching')
+def test_a_loader_that_was_used_is_as_before():
+    from tlcourse.features import batching
+    ds = Datasets(list(range(4)), [[lambda o: o/2], [lambda o: o]])
+    dl = TfmdDL(ds, bs=2, num_workers=0)
+    before = batching(dl)
+    list(dl), dl.one_batch(), dl.n_inp, dl.decode_batch(dl.one_batch()), list(TfmdDL.new(dl, shuffle=True))
+    assert batching(dl) == before and set(vars(dl)) & {'_types', '_n_inp'}
+
+@canary('fastai', 'continual.Replay')
+def test_a_loader_s_batches_go_through_do_batch():
+    dl, seen = TfmdDL(list(zip(torch.arange(4.), range(4))), bs=2, num_workers=0), []
+    new = dl.new(do_batch=lambda b: seen.append(len(b)) or dl.do_batch(b))
+    assert [x.tolist() for x,_ in new] == [[0., 1.], [2., 3.]] and seen == [2, 2]
+
+@canary('fastai', 'prefix')
+def test_a_callback_may_replace_the_loader_of_the_epoch():
+    from fastai.callback.core import Callback
+    items = list(zip(torch.arange(4.)[:, None], torch.arange(4.)[:, None]))
+    dls, seen = DataLoaders(*(TfmdDL(items, bs=2, num_workers=0) for _ in range(2))), []
+    class Other(Callback):
+        def before_train(self): self.learn.dl = TfmdDL(items[:1], bs=1, num_workers=0)
+        def after_batch(self): seen.append((self.training, len(self.x)))
+    learn = Learner(dls, nn.Linear(1, 1), loss_func=nn.MSELoss(), cbs=Other(), train_bn=False)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    assert seen == [(True, 1), (False, 2), (False, 2)]
+
+@canary('fastai', 'features')
 def test_what_is_replaced_in_a_loader_is_in_its_dict():
     dl = DataLoader(list(range(4)), bs=2)
     dl.create_batch = sum
@@ -190,6 +234,35 @@ def test_a_layer_of_bert_takes_states_and_a_mask():
         assert torch.allclose(out[0] if isinstance(out, tuple) else out, m(ids).last_hidden_state, atol=1e-5)
     assert create_bidirectional_mask and create_bidirectional_sliding_window_mask
 
+@canary('transformers', 'encoders')
+@pytest.mark.parametrize('kind', ['MPNet', 'Deberta', 'DebertaV2', 'ModernBert'])
+def test_layers_that_are_told_positions(kind):
+    "That their outputs are those of the whole model, `test_text` says; here is what they are asked with."
+    tr = pytest.importorskip('transformers')
+    small = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20, pad_token_id=0)
+    if kind == 'ModernBert': small |= dict(bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
+    m = getattr(tr, f'{kind}Model')(getattr(tr, f'{kind}Config')(**small)).eval()
+    names = dict(MPNet='compute_position_bias', DebertaV2='get_attention_mask get_rel_pos get_rel_embedding', Deberta='get_attention_mask get_rel_pos get_rel_embedding')
+    for o in names.get(kind, '').split(): assert callable(getattr(m.encoder, o))
+    if kind == 'ModernBert': assert m.layers[0].attention_type in ('sliding_attention', 'full_attention')
+
+@canary('transformers', 'whisper')
+def test_the_filters_and_the_normalizer_of_whisper():
+    pytest.importorskip('transformers')
+    from transformers.audio_utils import mel_filter_bank
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+    mel = mel_filter_bank(201, 80, 0., 8000., 16000, norm='slaney', mel_scale='slaney')
+    assert mel.shape == (201, 80) and (mel >= 0).all() and mel.sum(0).all()
+    assert EnglishTextNormalizer({'harbour': 'harbor'})('The  Harbour, ten!') == 'the harbor 10'
+
+@canary('timm', 'deploy')
+def test_a_config_for_the_hub_is_written_by_itself(tmp_path):
+    import json
+    from timm.models._hub import save_config_for_hf
+    save_config_for_hf(timm.create_model('resnet10t', num_classes=2), tmp_path/'config.json', model_config=dict(label_names=['a', 'b']))
+    told = json.loads((tmp_path/'config.json').read_text(encoding='utf-8'))
+    assert told['architecture'] == 'resnet10t' and told['label_names'] == ['a', 'b'] and told['pretrained_cfg']['mean']
+
 @canary('peft', 'adapters')
 def test_the_wrapper_of_a_saved_module_and_the_parts_of_a_lora_layer():
     pytest.importorskip('peft')
@@ -214,3 +287,12 @@ def test_a_kernel_says_whether_it_may_ask():
 def test_widgets_know_their_argument():
     from ipywidgets import interactive
     assert [w._kwarg for w in interactive(lambda a: a, {'manual': True}, a=(0, 3)).kwargs_widgets] == ['a']
+
+
+# Python ---------------------------------------------------------------------------------------------------------------
+
+def test_a_library_can_be_closed():
+    "voices: ctypes opens a library and has no public way to close it again."
+    import _ctypes, ctypes
+    assert hasattr(_ctypes, 'dlclose') or hasattr(_ctypes, 'FreeLibrary')
+    assert isinstance(ctypes.PyDLL(None)._handle if hasattr(_ctypes, 'dlclose') else 0, int)
