@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['settings', 'ContinualError', 'at_least', 'whole', 'tensors', 'Task', 'labels', 'class_tasks', 'dls_tasks', 'Heads',
-           'outputs', 'evaluate', 'AccuracyMatrix', 'fisher', 'Continual', 'sample', 'joined', 'run_tasks']
+           'outputs', 'evaluate', 'AccuracyMatrix', 'fisher', 'Continual', 'frozen_copy', 'sample', 'joined',
+           'run_tasks']
 
 # %% ../nbs/foundations/continual.ipynb #7fcd3cfa
 import copy, io, warnings
@@ -39,7 +40,7 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback
     from fastai.data.core import DataLoaders, Datasets, TfmdDL, TfmdLists
     from fastai.learner import Learner
-    from fastai.torch_core import no_random
+    from fastai.torch_core import no_random, to_device
     from fastcore.basics import chunked
 
 # %% ../nbs/foundations/continual.ipynb #e7965fbf
@@ -342,19 +343,41 @@ def _squares(model, params, labels):
 
 # %% ../nbs/foundations/continual.ipynb #7b55bbf9
 class Continual(Callback):
-    """A callback that remembers something of each task. Call `end_task` when a task is learned, before the next: `run_tasks` does.
-
-    What is kept is in `state_dict`; `nbytes` is its size."""
+    """A callback that remembers something of each task. Call `end_task` when a task is learned, before the next:
+    `run_tasks` does. `kept` names the attributes that remember; `nbytes` is their size."""
+    kept = ()
     def end_task(self, classes=None): raise NotImplementedError # classes: outputs of the task; default all
-    def state_dict(self) -> dict: raise NotImplementedError
-    def load_state_dict(self, state): raise NotImplementedError
+    def state_dict(self) -> dict: return {k: _plain(getattr(self, k)) for k in self.kept}
+    def load_state_dict(self, state):
+        for k,v in state.items(): setattr(self, k, _lively(v, self.learn))
     @property
     def nbytes(self) -> int: return _nbytes(self.state_dict())
+
+def frozen_copy(model:nn.Module) -> nn.Module:
+    "A copy in evaluation mode that will not be trained."
+    return copy.deepcopy(unwrap(model)).requires_grad_(False).eval()
+
+# %% ../nbs/foundations/continual.ipynb #c7f10001
+def _plain(o):
+    "Tensors without their subclass, and networks as their weights: what `torch.load` reads without pickles."
+    if isinstance(o, torch.Tensor): return o.as_subclass(torch.Tensor)
+    if isinstance(o, nn.Module): return dict(weights=dict(o.state_dict()))
+    if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
+    return [_plain(v) for v in o] if isinstance(o, (list, tuple)) else o
+
+def _lively(o, learn):
+    "The other way round: networks as frozen copies of the learner's, with their own weights."
+    if not isinstance(o, dict): return o
+    if not isinstance(o.get('weights'), dict): return to_device(o, learn.dls.device)
+    model = frozen_copy(learn.model)
+    model.load_state_dict(o['weights'])
+    return model
 
 def _nbytes(o):
     if isinstance(o, torch.Tensor): return o.numel()*o.element_size()
     return sum(map(_nbytes, o.values() if isinstance(o, dict) else o)) if isinstance(o, (dict, list, tuple)) else 0
 
+# %% ../nbs/foundations/continual.ipynb #c7f10003
 def sample(
     dl,         # a training loader
     n:int,      # items at most
@@ -368,15 +391,20 @@ def sample(
 class _Join:
     "From the items of a batch to a batch with `n` old items drawn on top."
     def __init__(self, dl, items, n): self.dl, self.items, self.n = dl, items, n
-    def __call__(self, b): return self.dl.do_batch([*b, *(self.items[i] for i in torch.randint(len(self.items), (self.n or len(b),)).tolist())])
+    def __call__(self, b):
+        drawn = torch.randint(len(self.items), (self.n or len(b),)).tolist()
+        return self.dl.do_batch([*b, *(self.items[i] for i in drawn)])
 
 def joined(
     dl,                 # a training loader; stays as it is
-    items:list,         # of the past, as `dl.do_item` gave them
+    items:list,         # of the past, as `dl.do_item` gave them, or restored: then they become of its types again
     n:int|None=None,    # drawn for each batch; default as many as it has new ones
 ):                      # a loader in the same order
     "A loader whose batches have old items on top of the new ones."
-    with no_random(): new = dl.new(do_batch=_Join(dl, items, n))
+    with no_random():
+        kinds = [type(o) if isinstance(o, torch.Tensor) else torch.Tensor for o in dl.do_item(0)]
+        items = [tuple(o.as_subclass(k) for o,k in zip(item, kinds)) for item in items]
+        new = dl.new(do_batch=_Join(dl, items, n))
     new.rng = dl.rng # goes on where `dl` is, and the other way round
     return new
 

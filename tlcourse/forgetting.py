@@ -6,33 +6,35 @@
 __all__ = ['cka', 'EWC', 'distillation', 'LwF', 'Replay']
 
 # %% ../nbs/lessons/07_forgetting.ipynb #186ef390
-import copy, warnings
-from collections.abc import Sequence
+import warnings
 from random import randrange
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from .backbones import unwrap
-from .continual import Continual, ContinualError, at_least, fisher, joined, outputs, run_tasks, sample
+from .continual import (Continual, ContinualError, at_least, fisher, frozen_copy, joined, outputs,
+                                run_tasks,
+                                sample)
 from .core import document, moved
 
 # %% ../nbs/lessons/07_forgetting.ipynb #0f5d03ea
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    from fastai.torch_core import no_random, to_device
+    from fastai.torch_core import no_random
     from fastcore.basics import patch
 
 # %% ../nbs/lessons/07_forgetting.ipynb #034d01a6
 def cka(
     x, # features [n, d1] of n pictures: array or tensor
     y, # features [n, d2] of the same pictures
-) -> float: # 1 for features equal up to rotation and scale, 0 on average for independent ones; may fall slightly below 0
-    "Linear CKA (Kornblith et al., 2019) with the unbiased estimate of HSIC (Song et al., 2012; Nguyen et al., 2021)."
+) -> float: # 1 if equal up to rotation and scale, 0 on average if independent: so it may fall below 0
+    """Linear CKA (Kornblith et al., 2019) with the unbiased estimate of HSIC (Song et al., 2012; Nguyen et
+    al., 2021)."""
     x, y = (torch.as_tensor(o, dtype=torch.float64).flatten(1) for o in (x, y))
     n = len(x)
-    if n != len(y) or n < 4: raise ValueError(f'cka needs features of the same pictures, at least 4, not of {n} and {len(y)}.')
+    if n != len(y) or n < 4:
+        raise ValueError(f'cka needs features of the same pictures, at least 4, not of {n} and {len(y)}.')
     k, l = (o @ o.T for o in (x - x.mean(0), y - y.mean(0)))
     for o in (k, l): o.fill_diagonal_(0)
     def hsic(a, b): return (a*b).sum() + a.sum()*b.sum()/((n-1)*(n-2)) - 2*(a.sum(0) @ b.sum(0))/(n-2)
@@ -40,10 +42,13 @@ def cka(
 
 # %% ../nbs/lessons/07_forgetting.ipynb #4154b5e2
 class EWC(Continual):
-    """Elastic weight consolidation (Kirkpatrick et al., 2017): adds lam/2 sum_k F_k (theta_k - theta*_k)^2 to the loss.
+    """Elastic weight consolidation (Kirkpatrick et al., 2017): lam/2 sum_k F_k (theta_k - theta*_k)^2 joins
+the loss.
 
-    One anchor theta*, the weights at the end of the last task, and one F, the sum over tasks (Huszar, 2018); with gamma < 1 what F held
-    before is shrunk at each task (online EWC, Schwarz et al., 2018). The parameters that are trainable at `end_task` are held."""
+    One anchor theta*, the weights at the end of the last task, and one F, the sum over tasks (Huszar, 2018);
+    with gamma < 1 what F held before is shrunk at each task (online EWC, Schwarz et al., 2018). The
+    parameters that are trainable at `end_task` are held."""
+    kept = 'fisher', 'anchor'
     def __init__(self,
         lam:float, # strength; 0 is plain training
         n_samples:int=200, # items of each task from which F is estimated
@@ -53,34 +58,37 @@ class EWC(Continual):
     ):
         at_least(0, lam=lam, gamma=gamma)
         at_least(1, n_samples=n_samples)
-        if labels not in ('model', 'data'): raise ContinualError(f"labels must be 'model' or 'data', not {labels!r}.")
+        if labels not in ('model', 'data'):
+            raise ContinualError(f"labels must be 'model' or 'data', not {labels!r}.")
         self.lam,self.n_samples,self.labels,self.gamma,self.seed = lam,n_samples,labels,gamma,seed
         self.fisher,self.anchor = {},{}
 
-    def penalty(self): # scalar tensor, with gradient
-        held = [(p, k) for k,p in unwrap(self.learn.model).named_parameters() if k in self.fisher and p.requires_grad]
-        return self.lam/2*sum((self.fisher[k]*(p - self.anchor[k]).square()).sum() for p,k in held)
-    def after_loss(self):
-        if self.learn.training and self.lam and self.fisher: self.learn.loss_grad = self.learn.loss_grad + self.penalty()
+# %% ../nbs/lessons/07_forgetting.ipynb #c7a10001
+@patch
+def penalty(self:EWC): # scalar tensor, with gradient
+    ps = [(k, p) for k,p in unwrap(self.learn.model).named_parameters()
+          if k in self.fisher and p.requires_grad]
+    return self.lam/2*sum((self.fisher[k]*(p - self.anchor[k]).square()).sum() for k,p in ps)
+
+@patch
+def after_loss(self:EWC):
+    if self.learn.training and self.lam and self.fisher:
+        self.learn.loss_grad = self.learn.loss_grad + self.penalty()
 
 # %% ../nbs/lessons/07_forgetting.ipynb #75280bc7
 @patch
 def end_task(self:EWC, classes=None):
     "Measure the Fisher information on the data just learned, and hold on to the weights as they are."
     if not self.lam: return
+    learn = self.learn
     with no_random(self.seed):
-        new = fisher(self.learn.model, sample(self.learn.dls.train, self.n_samples, self.seed), self.labels, getattr(self.learn, 'heads', None), self.seed)
+        items = sample(learn.dls.train, self.n_samples, self.seed)
+        new = fisher(learn.model, items, self.labels, getattr(learn, 'heads', None), self.seed)
     if bad := [k for k,f in new.items() if not f.isfinite().all()]:
-        raise ContinualError(f'EWC: the Fisher information of {bad[0]} is not finite; training diverged, lower its learning rate.')
+        raise ContinualError(f'EWC: the Fisher information of {bad[0]} is not finite; lower the learning '
+                             f'rate.')
     self.fisher = {k: f + self.gamma*self.fisher[k] if k in self.fisher else f for k,f in new.items()}
-    self.anchor = {k: p.detach().clone() for k,p in unwrap(self.learn.model).named_parameters() if k in new}
-
-@patch
-def state_dict(self:EWC): return dict(fisher=self.fisher, anchor=self.anchor)
-
-@patch
-def load_state_dict(self:EWC, state):
-    for name,values in state.items(): setattr(self, name, to_device(values, self.learn.dls.device))
+    self.anchor = {k: p.detach().clone() for k,p in unwrap(learn.model).named_parameters() if k in new}
 
 # %% ../nbs/lessons/07_forgetting.ipynb #4c24cb9b
 def distillation(
@@ -88,16 +96,16 @@ def distillation(
     teacher, # logits [b, c]
     T:float=2., # temperature
 ) -> torch.Tensor: # scalar
-    "T^2 KL(softmax(teacher/T) || softmax(student/T)), mean over the batch (Hinton et al., 2015): T^2 is in, so its weight hardly depends on T."
-    return T*T*F.kl_div((student/T).log_softmax(1), (teacher/T).log_softmax(1), reduction='batchmean', log_target=True)
+    "T^2 KL(softmax(teacher/T) || softmax(student/T)), mean over the batch (Hinton et al., 2015)."
+    new, old = ((o/T).log_softmax(1) for o in (student, teacher))
+    return T*T*F.kl_div(new, old, reduction='batchmean', log_target=True)
 
 # %% ../nbs/lessons/07_forgetting.ipynb #6e50480e
 class LwF(Continual):
-    """Learning without forgetting (Li and Hoiem, 2016): on new data, the outputs for old tasks stay near those of the old model.
-
-    Adds alpha `distillation` to the loss: for each old task's outputs where there are `Heads`, else for all outputs seen so far together.
-    The old model is in evaluation mode."""
-    order = 0 # before `Heads`
+    """Learning without forgetting (Li and Hoiem, 2016): on new data, the outputs for old tasks stay near
+    those of the old model. Adds alpha `distillation` to the loss: for each old task's outputs where there are
+    `Heads`, else for all outputs seen so far together. The old model is in evaluation mode."""
+    order, kept = 0, ('groups', 'teacher') # before `Heads`
     def __init__(self,
         alpha:float, # weight; 0 is plain training
         T:float=2., # temperature
@@ -111,8 +119,10 @@ class LwF(Continual):
     def after_loss(self):
         if not self.learn.training or self.teacher is None: return
         with torch.no_grad(): old = self.teacher(*self.learn.xb)
-        groups = self.groups if hasattr(self.learn, 'heads') else [sorted({i for g in self.groups for i in g})]
-        self.learn.loss_grad = self.learn.loss_grad + self.alpha*sum(distillation(self.raw[:, g], old[:, g], self.T) for g in groups)
+        groups = self.groups if hasattr(self.learn,
+                                        'heads') else [sorted({i for g in self.groups for i in g})]
+        pull = sum(distillation(self.raw[:, g], old[:, g], self.T) for g in groups)
+        self.learn.loss_grad = self.learn.loss_grad + self.alpha*pull
     def after_batch(self): self.raw = None
 
 # %% ../nbs/lessons/07_forgetting.ipynb #a1623977
@@ -120,30 +130,19 @@ class LwF(Continual):
 def end_task(self:LwF, classes=None):
     "Keep a copy of the model as it is now, and remember which outputs it has learned."
     if not self.alpha: return
-    self._copy()
-    g = list(range(outputs(self.learn.model, self.learn.dls))) if classes is None else [int(i) for i in classes]
+    self.teacher = frozen_copy(self.learn.model)
+    g = ([int(i) for i in classes] if classes is not None
+         else list(range(outputs(self.learn.model, self.learn.dls))))
     if g not in self.groups: self.groups = [*self.groups, g]
-
-@patch
-def _copy(self:LwF): self.teacher = copy.deepcopy(unwrap(self.learn.model)).requires_grad_(False).eval()
-
-@patch
-def state_dict(self:LwF): return dict(groups=self.groups, teacher=self.teacher.state_dict()) if self.teacher is not None else {}
-
-@patch
-def load_state_dict(self:LwF, state):
-    if not state: return
-    self._copy()
-    self.teacher.load_state_dict(state['teacher'])
-    self.groups = state['groups']
 
 # %% ../nbs/lessons/07_forgetting.ipynb #90bc91ab
 class Replay(Continual):
     """Keep a few items of the past, and train on some of them in every batch (experience replay).
 
-    The buffer is a uniform sample of all items of all tasks so far, by reservoir sampling (Vitter, 1985). Items are kept as the data set gives
-    them, and join a batch before it is put together: of any length, before padding and transforms of batches."""
-    order = -5 # before PrefixCache, which then leaves the joined batches alone
+    The buffer is a uniform sample of all items of all tasks so far, by reservoir sampling (Vitter, 1985).
+    Items are kept as the data set gives them, and join a batch before it is put together: of any length,
+    before padding and transforms of batches."""
+    order, kept = -5, ('seen', 'items') # before PrefixCache, which then leaves the joined batches alone
     def __init__(self,
         size:int, # items to keep; 0 is plain training
         bs:int|None=None, # old items added to each batch; default as many as it has new ones
@@ -174,22 +173,14 @@ def end_task(self:Replay, classes=None):
     dl = self.learn.dls.train
     with no_random(self.seed + self.seen):
         for j,i in sorted(self._slots(len(dl.dataset)).items()):
-            item = tuple(o.clone() if isinstance(o, torch.Tensor) else torch.as_tensor(o) for o in dl.do_item(i))
+            item = tuple(o.clone() if isinstance(o, torch.Tensor) else torch.as_tensor(o)
+                         for o in dl.do_item(i))
             if j < len(self.items): self.items[j] = item
             else: self.items.append(item)
 
-# %% ../nbs/lessons/07_forgetting.ipynb #41808ded
-@patch
-def state_dict(self:Replay): return dict(seen=self.seen, items=[[o.as_subclass(torch.Tensor) for o in item] for item in self.items])
-
-@patch
-def load_state_dict(self:Replay, state):
-    with no_random(): item = self.learn.dls.train.do_item(0)
-    kinds = [type(o) if isinstance(o, torch.Tensor) else torch.Tensor for o in item]
-    self.seen, self.items = state['seen'], [tuple(o.as_subclass(k) for o,k in zip(item, kinds)) for item in state['items']]
-
 # %% ../nbs/lessons/07_forgetting.ipynb #11b8d809
-__getattr__ = moved(__name__, dict.fromkeys(('AccuracyMatrix', 'Heads', 'Task', 'class_tasks', 'evaluate', 'tensors', 'settings'), 'continual'))
+__getattr__ = moved(__name__, dict.fromkeys(('AccuracyMatrix', 'Heads', 'Task', 'class_tasks', 'evaluate',
+                                             'tensors', 'settings'), 'continual'))
 
 # %% ../nbs/lessons/07_forgetting.ipynb #f840a49e
 document(globals())
