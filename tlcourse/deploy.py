@@ -638,7 +638,8 @@ def predict(self:Predictor,
     if t == 'classes': head.append(pd.DataFrame(dict(label=[self.about['names'][i] for i in p.argmax(1)], probability=p.max(1))))
     if t == 'several': head.append(pd.DataFrame(dict(label=[tuple(n for n,v in zip(self.about['names'], row) if v > .5) for row in p])))
     if sure is not None: head.append(_unsure(z, p, self.about, sure))
-    return pd.concat([*head, pd.DataFrame(p, columns=self.about['names'])], axis=1).set_axis(pd.Index(names, name='item'))
+    columns = [f'p({n})' if n in ('item', 'label', 'probability', 'calibrated', 'set') else n for n in self.about['names']]
+    return pd.concat([*head, pd.DataFrame(p, columns=columns)], axis=1).set_axis(pd.Index(names, name='item'))
 
 Predictor.predict = predict
 
