@@ -53,7 +53,19 @@ def recordings(folder):
     return folder, folder/'high'/'2.wav', 'high'
 
 
-def data_of(lesson): return sentences if lesson.stem[:2] in ('08', '10', '11') else recordings if lesson.stem[:2] == '09' else pictures
+def articles(folder):
+    "Sentences with names, of people that have a title somewhere in their article, as lesson 11 looks for them."
+    folder.mkdir()
+    rng, rows, people = np.random.default_rng(0), ['text,label'], 'Okonkwo Larsen Mwangi Petrov Silva Tanaka'.split()
+    for i in range(40):
+        a, b = rng.choice(people, 2, replace=False)
+        rows.append(f'"Trade talks resume\nYesterday Mr {a} told the members of the council that he would resign. Later the chairman asked {b} and Mrs {b} '
+                    f'about a new plan for the port of Lagos. Nobody else spoke.",{i % 2}')
+    (folder/'mine.csv').write_text('\n'.join(rows) + '\n', encoding='utf-8')
+    return folder/'mine.csv', 'Yesterday Mr Silva resigned .', None
+
+
+def data_of(lesson): return articles if lesson.stem[:2] == '11' else sentences if lesson.stem[:2] in ('08', '10') else recordings if lesson.stem[:2] == '09' else pictures
 
 
 def run(code, cwd):
@@ -61,6 +73,15 @@ def run(code, cwd):
     env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(Path(__file__).parent.parent), env.get('PYTHONPATH')]))
     (cwd/'recipe.py').write_text(code, encoding='utf-8')
     return subprocess.run([sys.executable, 'recipe.py'], cwd=cwd, env=env, capture_output=True, encoding='utf-8', timeout=600)
+
+
+def tags_of(work, sentence):
+    "What lesson 11 saves is Transformers' own format, for tags rather than labels."
+    asked = run('from transformers import BertForTokenClassification\nfrom tlcourse.heads import tag, with_head\n'
+                f'print(tag(with_head(BertForTokenClassification, "hf:my_model"), [{sentence.split()!r}]))', work)
+    assert asked.returncode == 0, asked.stderr[-3000:]
+    tags, = ast.literal_eval(asked.stdout.strip().splitlines()[-1])
+    assert len(tags) == len(sentence.split()) and {o.split('-')[0] for o in tags} <= {'O', 'B', 'I'}
 
 
 @pytest.mark.parametrize('lesson', LESSONS, ids=lambda o: o.stem)
@@ -71,6 +92,7 @@ def test_a_recipe_on_data_of_ones_own(lesson, tmp_path):
     done = run(recipe(lesson, own), work)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip(), 'it says nothing'
+    if label is None: return tags_of(work, new)
     ask = f'from tlcourse import deploy\nprint(deploy.load("my_model").predict({str(new)!r}).label.iloc[0])'
     asked = run(ask, work)
     assert asked.returncode == 0, asked.stderr[-3000:]
