@@ -173,6 +173,14 @@ def test_the_mode_of_the_network_is_as_it_was(place, tmp_path):
     assert all(torch.equal(v, before[1][k]) for k, v in learn.model.state_dict().items())
 
 
+def test_a_class_called_label(place, tmp_path):
+    shutil.copytree(place[0]/'pictures'/'a', tmp_path/'p'/'label')
+    shutil.copytree(place[0]/'pictures'/'b', tmp_path/'p'/'set')
+    model = load(save(backbone('efficientnet_lite0', 2, pretrained=False), tmp_path/'m', dls=folder(tmp_path/'p', size=SIZE, bs=8)))
+    df = model.predict(one(place), sure=.5)
+    assert list(df) == ['label', 'probability', 'calibrated', 'set', 'p(label)', 'p(set)'] and df.label.iloc[0] in ('label', 'set')
+
+
 # How sure
 
 def test_quantile_against_counting():

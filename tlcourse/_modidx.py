@@ -665,6 +665,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tlcourse.deploy.save': ('foundations/deploy.html#save', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy.to_onnx': ('foundations/deploy.html#to_onnx', 'tlcourse/deploy.py'),
                                  'tlcourse.deploy.wilson': ('foundations/deploy.html#wilson', 'tlcourse/deploy.py')},
+            'tlcourse.drift': {'tlcourse.drift.drift': ('lessons/taking_it_home.html#drift', 'tlcourse/drift.py')},
             'tlcourse.encoders': { 'tlcourse.encoders.Parts': ('foundations/encoders.html#parts', 'tlcourse/encoders.py'),
                                    'tlcourse.encoders._deberta': ('foundations/encoders.html#_deberta', 'tlcourse/encoders.py'),
                                    'tlcourse.encoders._layers': ('foundations/encoders.html#_layers', 'tlcourse/encoders.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'DeployError', 'quantile', 'Predictor', 'predict', 'load', 'to_onnx', 'OnnxPredictor', 'wilson', 'save']
 
-# %% ../nbs/foundations/deploy.ipynb #e38385d7
+# %% ../nbs/foundations/deploy.ipynb #4e98bcb1
 import hashlib, json, math, os, platform, shutil, time, warnings
 from contextlib import contextmanager
 from importlib import import_module
@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 from .core import TLCourseError, document, first_line, listing, no_bar, write_whole
 from .pictures import READABLE, UNREADABLE, read as read_picture, why
 
-# %% ../nbs/foundations/deploy.ipynb #7a78ca62
+# %% ../nbs/foundations/deploy.ipynb #23f82fa3
 class DeployError(TLCourseError, ValueError):
     "Something is wrong with what is to be saved, with a saved folder, or with what is to be predicted; the message is one line with the way out."
 
-# %% ../nbs/foundations/deploy.ipynb #fbb4f616
+# %% ../nbs/foundations/deploy.ipynb #c926f3ed
 def _hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
@@ -47,7 +47,7 @@ def _take_place(new, path):
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
 
-# %% ../nbs/foundations/deploy.ipynb #a6ba9f79
+# %% ../nbs/foundations/deploy.ipynb #8e861211
 def _restored(path):
     "If a save was cut off between its two moves, put the old folder back."
     if not path.exists() and _ours(_old(path)): _old(path).rename(path)
@@ -73,7 +73,7 @@ def _replacing(path):
         shutil.rmtree(new, ignore_errors=True)
         _restored(path)
 
-# %% ../nbs/foundations/deploy.ipynb #14d1c44e
+# %% ../nbs/foundations/deploy.ipynb #25bb9758
 def _checked(path):
     "What `save` wrote down in the folder at `path`, if all is there and as it was saved."
     _restored(path)
@@ -98,7 +98,7 @@ def _checked(path):
 
 FORMAT = 1 # of tlcourse.json
 
-# %% ../nbs/foundations/deploy.ipynb #0b4903df
+# %% ../nbs/foundations/deploy.ipynb #f8d7125f
 def quantile(
     scores,       # [n] of validation items: how far off each was; sorted or not
     share:float,  # of new items that are to be no farther off
@@ -108,7 +108,7 @@ def quantile(
     k = math.ceil((len(s) + 1)*share - 1e-9) # (19+1)*.95 is 19, whatever floats say
     return float(s[k-1]) if k <= len(s) else math.inf
 
-# %% ../nbs/foundations/deploy.ipynb #02cb338b
+# %% ../nbs/foundations/deploy.ipynb #9cd46fbd
 def _transforms(dls):
     "All transforms that inputs of validation go through."
     dl, tls = dls.valid, getattr(dls.valid_ds, 'tls', [])
@@ -131,7 +131,7 @@ def _target(dls):
         return 'numbers', ['value'] if y.shape[1] == 1 else [f'value {i}' for i in range(y.shape[1])], y
     return 'classes' if y.ndim == 1 else 'several', [str(o) for o in vocab], y
 
-# %% ../nbs/foundations/deploy.ipynb #816650e2
+# %% ../nbs/foundations/deploy.ipynb #73031093
 def _versions(*packages):
     res = dict(python=platform.python_version())
     for k in ('tlcourse', 'torch', *packages):
@@ -153,7 +153,7 @@ def _trained(learn, model, dls, layout):
     if opt is not None: res |= dict(wd=float(f'{opt.hypers[-1].get("wd", 0):.3g}'))
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #5acf7fd8
+# %% ../nbs/foundations/deploy.ipynb #b499d2c4
 def _write_tensors(path, tensors, **about):
     from safetensors.torch import save
     write_whole(path, save({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, dict(format='pt', **about)))
@@ -175,7 +175,7 @@ def _head(net):
     head = groups(net)[-1]
     return next(k for k,m in net.named_modules() if m is head), head
 
-# %% ../nbs/foundations/deploy.ipynb #51c9a501
+# %% ../nbs/foundations/deploy.ipynb #985d61e1
 def _write_head(head, folder): _write_tensors(folder/'head.safetensors', dict(weight=head.weight, bias=head.bias))
 
 def _read_head(folder):
@@ -195,7 +195,7 @@ def _base(folder, about):
     if about['body'].setdefault('sha256', sha) == sha: return net
     raise DeployError(f'{folder}: it stands on {name}, whose weights are others than those it was made with; get these, or make it anew.')
 
-# %% ../nbs/foundations/deploy.ipynb #0442255c
+# %% ../nbs/foundations/deploy.ipynb #8cecd609
 def _write_transformers(model, folder, about):
     "Weights and config.json as `save_pretrained` of Transformers writes them."
     config = model.config
@@ -211,7 +211,7 @@ def _from_transformers(kind, folder):
     from tlcourse import hub
     return hub.pretrained(getattr(transformers, kind), Path(folder), error=DeployError)
 
-# %% ../nbs/foundations/deploy.ipynb #a4a8ba61
+# %% ../nbs/foundations/deploy.ipynb #404cb596
 def _odd(tfms, known):
     if odd := sorted({type(t).__name__ for t in tfms} - known):
         raise DeployError(f'save: {odd[0]} changes items in validation too, and a saved model would not know it; leave it out, or let it be for training only.')
@@ -226,7 +226,7 @@ def _picture_reading(dls):
     return dict(size=px.fit.size, interpolation=Image.Resampling(px.fit.method).name.lower(), crop='middle square', mean=mean, std=std,
                 whole=px.whole, top=px.top, window=None if px.window is None else list(px.window))
 
-# %% ../nbs/foundations/deploy.ipynb #2003b9d3
+# %% ../nbs/foundations/deploy.ipynb #d4035440
 def _write_timm(model, folder, about):
     "Weights and config.json as timm has them."
     from timm.models._hub import save_config_for_hf
@@ -245,7 +245,7 @@ def _write_picture_model(model, folder, about):
     if type(model).__name__ == 'Logits': _write_transformers(model.model, folder, about)
     else: _write_timm(model, folder, about)
 
-# %% ../nbs/foundations/deploy.ipynb #702f855f
+# %% ../nbs/foundations/deploy.ipynb #8e5a58f6
 def _picture_base(name, about):
     from tlcourse.backbones import load
     net = load(name, len(about['names']))
@@ -265,7 +265,7 @@ def _open_picture_model(folder, about):
         import timm
     return timm.create_model(f'local-dir:{folder}', pretrained=True), None
 
-# %% ../nbs/foundations/deploy.ipynb #1fb87357
+# %% ../nbs/foundations/deploy.ipynb #a1eb1dca
 def _picture(source, r, tools=None):
     "The picture at `source` as the network takes it: [3, size, size] float32."
     if not isinstance(source, (Path, bytes, np.ndarray, Image.Image)):
@@ -283,7 +283,7 @@ def _run_plain(model, inputs):
     out = model(*inputs)
     return getattr(out, 'logits', out)
 
-# %% ../nbs/foundations/deploy.ipynb #e3024c8f
+# %% ../nbs/foundations/deploy.ipynb #3cca34d5
 _KINDS = dict(pictures=dict(tfm='Pixels', reading=_picture_reading, write=_write_picture_model, open=_open_picture_model, base=_picture_base, read=_picture, batch=_stacked, run=_run_plain,
                             packages=('timm', 'pillow'), suffixes=READABLE | UNREADABLE, one='picture', ndim=4, is_one=lambda x: False,
                             columns='path file filename file_name filepath image image_path image_id img picture photo name id'))
@@ -295,7 +295,7 @@ def _kind(dls):
         if o['tfm'] in names: return k
     raise DeployError('save: these DataLoaders do not say how their items are read; make them with tlcourse.data.folder or table, text.texts or speech.speech.')
 
-# %% ../nbs/foundations/deploy.ipynb #11d4aaf1
+# %% ../nbs/foundations/deploy.ipynb #98ae91c1
 def _text_reading(dls):
     "How texts become tokens."
     tfms = _transforms(dls)
@@ -316,7 +316,7 @@ def _names_in_transformers(net):
     states = {at: m.state_dict(keep_vars=True) for at,m in parts.items() if m is not None}
     return body.config, {f'{at}.{k}': names[id(t)] for at,o in states.items() for k,t in o.items() if id(t) in names}
 
-# %% ../nbs/foundations/deploy.ipynb #5077a9af
+# %% ../nbs/foundations/deploy.ipynb #e49008b9
 def _write_encoder(net, folder):
     "The encoder of a `TextModel`, its tokenizer and the head."
     config, names = _names_in_transformers(net)
@@ -344,7 +344,7 @@ def _write_lora(net, folder, about):
     _write_head(net.head.modules_to_save['default'], folder)
     about['body'] = dict(name=net.name)
 
-# %% ../nbs/foundations/deploy.ipynb #e3a7f3eb
+# %% ../nbs/foundations/deploy.ipynb #53b13a54
 def _write_text_model(net, folder, about):
     if about['layout'] == 'lora': _write_lora(net, folder, about)
     elif hasattr(net, 'base_model_prefix'): # Transformers' own
@@ -364,7 +364,7 @@ def _text_network(body, head):
             return self.head((h*m).sum(1)/m.sum(1).clamp(min=1))
     return Texts()
 
-# %% ../nbs/foundations/deploy.ipynb #b50e1b48
+# %% ../nbs/foundations/deploy.ipynb #7798cc47
 def _text_base(name, about):
     from transformers import AutoModel
     from tlcourse import hub
@@ -385,7 +385,7 @@ def _open_text_model(folder, about):
             body = PeftModel.from_pretrained(body, folder).merge_and_unload()
     return _text_network(body, _read_head(folder)), hub.tokenizer(about['body']['name'], DeployError)
 
-# %% ../nbs/foundations/deploy.ipynb #a0557297
+# %% ../nbs/foundations/deploy.ipynb #a00cf75e
 def _tokens(source, r, tok):
     "A text as token ids."
     if isinstance(source, Path): source = source.read_text(encoding='utf-8')
@@ -406,7 +406,7 @@ def _run_texts(model, inputs):
 _KINDS['texts'] = dict(tfm='Tokens', reading=_text_reading, write=_write_text_model, open=_open_text_model, base=_text_base, read=_tokens, batch=_padded,
                        run=_run_texts, packages=('transformers', 'peft'), suffixes={'.txt'}, one='text', ndim=-1, is_one=lambda x: False, columns='text texts sentence')
 
-# %% ../nbs/foundations/deploy.ipynb #cd7e2c0f
+# %% ../nbs/foundations/deploy.ipynb #3accb981
 def _sound_reading(dls):
     "How long clips are, and in which form the network hears them."
     tfms = _transforms(dls)
@@ -426,7 +426,7 @@ def _audio_classifier(config, seconds, n_out):
         model.projector.bias.zero_()
     return model
 
-# %% ../nbs/foundations/deploy.ipynb #70d1cc08
+# %% ../nbs/foundations/deploy.ipynb #336396fb
 def _take_whisper(model, conv1, conv2, positions, layers, norm):
     "Let a classifier of Transformers have the modules of an encoder."
     from torch import nn
@@ -451,7 +451,7 @@ def _from_encoder(net, seconds):
     model.classifier = head
     return model
 
-# %% ../nbs/foundations/deploy.ipynb #b8ab685b
+# %% ../nbs/foundations/deploy.ipynb #fff6bb94
 def _write_sound_model(net, folder, about):
     from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
     seconds = about['reading']['seconds']
@@ -479,7 +479,7 @@ def _open_sound_model(folder, about):
     model.classifier = _read_head(folder)
     return model, None
 
-# %% ../nbs/foundations/deploy.ipynb #2aa2ea7e
+# %% ../nbs/foundations/deploy.ipynb #c7f1cfb0
 def _audio(source, r, tools=None):
     "A recording as samples of the length of the others."
     from tlcourse.audio import fit, samples
@@ -504,7 +504,7 @@ _KINDS['sounds'] = dict(tfm='Sound', reading=_sound_reading, write=_write_sound_
                         run=_run_plain, packages=('transformers', 'soundfile'), suffixes=_SOUNDS, one='recording', ndim=-1, is_one=_is_samples,
                         columns='file path filename file_name filepath audio audio_path wav clip sound recording name id')
 
-# %% ../nbs/foundations/deploy.ipynb #86427e59
+# %% ../nbs/foundations/deploy.ipynb #25085b42
 def _table(path, column, kind):
     "The items that a csv lists: [(name, value)]."
     path = Path(path)
@@ -527,7 +527,7 @@ def _in_folder(p, kind):
     if not files: raise DeployError(f"{p}: there is no {kind['one']} in this folder.")
     return [(f.relative_to(p).as_posix(), f) for f in files]
 
-# %% ../nbs/foundations/deploy.ipynb #ace18b68
+# %% ../nbs/foundations/deploy.ipynb #06aa70e4
 def _file_of(x, kind):
     "The path that `x` is meant to be; None for what is an item itself, as a text is."
     if isinstance(x, Path): return x.expanduser()
@@ -561,7 +561,7 @@ def _many(xs, kind):
     if lost: raise DeployError(f'predict: {listing(lost)}; mend or leave out what is named.')
     return res
 
-# %% ../nbs/foundations/deploy.ipynb #a5dfda81
+# %% ../nbs/foundations/deploy.ipynb #c55ed50e
 def _softmax(z):
     e = np.exp(z - z.max(1, keepdims=True))
     return e/e.sum(1, keepdims=True)
@@ -583,7 +583,7 @@ def _unsure(z, p, about, sure):
     sets = [tuple(n for n,v in zip(names, row) if v >= least) for row in p]
     return pd.DataFrame(dict(calibrated=_softmax(z/fitted['temperature']).max(1), set=sets))
 
-# %% ../nbs/foundations/deploy.ipynb #55431fcf
+# %% ../nbs/foundations/deploy.ipynb #a9397ccd
 class Predictor:
     "A saved model with all that belongs to it."
     def __init__(self,
@@ -607,9 +607,11 @@ class Predictor:
 
     def _outputs(self, sources, bs=32, progress=False):
         "Outputs [n, c] for all; one line for what cannot be read."
-        from tqdm.auto import tqdm
-        out, bad, r = [], {}, self.about['reading']
-        for at in tqdm(range(0, len(sources), bs), desc='predicting', leave=False, delay=1, disable=no_bar(progress)):
+        out, bad, r, batches = [], {}, self.about['reading'], range(0, len(sources), bs)
+        if len(batches) > 1: # of one, nobody waits for a bar
+            from tqdm.auto import tqdm
+            batches = tqdm(batches, desc='predicting', leave=False, delay=1, disable=no_bar(progress))
+        for at in batches:
             xs = []
             for i,o in enumerate(sources[at:at+bs], at):
                 try: xs.append(self.kind['read'](o, r, self.tools))
@@ -618,7 +620,7 @@ class Predictor:
         if bad: raise DeployError(f'predict: {listing(bad)}; mend or leave out what is named.')
         return np.concatenate(out)
 
-# %% ../nbs/foundations/deploy.ipynb #324438f4
+# %% ../nbs/foundations/deploy.ipynb #3ee5e812
 def predict(self:Predictor,
     x,                  # a path, bytes, a PIL image, an array, an item of the course, a list of these, a folder, or a csv of file names
     sure:float=None,    # also how sure: the calibrated probability, and the classes (or the interval) that hold the right one in this share of cases
@@ -636,11 +638,12 @@ def predict(self:Predictor,
     if t == 'classes': head.append(pd.DataFrame(dict(label=[self.about['names'][i] for i in p.argmax(1)], probability=p.max(1))))
     if t == 'several': head.append(pd.DataFrame(dict(label=[tuple(n for n,v in zip(self.about['names'], row) if v > .5) for row in p])))
     if sure is not None: head.append(_unsure(z, p, self.about, sure))
-    return pd.concat([*head, pd.DataFrame(p, columns=self.about['names'])], axis=1).set_axis(pd.Index(names, name='item'))
+    columns = [f'p({n})' if n in ('item', 'label', 'probability', 'calibrated', 'set') else n for n in self.about['names']]
+    return pd.concat([*head, pd.DataFrame(p, columns=columns)], axis=1).set_axis(pd.Index(names, name='item'))
 
 Predictor.predict = predict
 
-# %% ../nbs/foundations/deploy.ipynb #1711102a
+# %% ../nbs/foundations/deploy.ipynb #6e82e091
 def load(
     path:str|Path,     # of a folder that `save` wrote, or of a file of `Predictor.to_onnx`
     device='cpu',      # or 'cuda', 'mps'; ONNX files run on the CPU
@@ -661,16 +664,16 @@ def _opened(folder, about, device='cpu'):
         of = ', '.join(f'{k} {v}' for k,v in about['versions'].items())
         raise DeployError(f'{folder}: the network cannot be built ({first_line(e)}); it was saved with {of}.') from None
 
-# %% ../nbs/foundations/deploy.ipynb #65186b0c
+# %% ../nbs/foundations/deploy.ipynb #095e8713
 _NAMES = dict(pictures=['pixels'], texts=['input_ids', 'attention_mask'], sounds=['input'])
 
-def _extra():
-    "The packages of the extra `deploy`."
-    try: return [import_module(o) for o in ('onnx', 'onnxruntime', 'onnxscript')][:2]
+def _extra(*names):
+    "Packages of the extra `deploy`."
+    try: return [import_module(o) for o in names]
     except ImportError as e: raise DeployError(f"{e.name or 'onnx'} is not installed, which ONNX files need; run pip install 'tlcourse[deploy]'.") from None
 
 def _session(data):
-    _, ort = _extra()
+    ort, = _extra('onnxruntime')
     options = ort.SessionOptions()
     options.log_severity_level = 3
     return ort.InferenceSession(data, options, providers=['CPUExecutionProvider'])
@@ -682,7 +685,7 @@ def _made_up(self):
     if self.about['kind'] == 'sounds': return [rng.normal(0, .1, round(16_000*r['seconds'])).astype(np.float32) for _ in range(3)]
     return ['one', 'two words', 'and a longer text']
 
-# %% ../nbs/foundations/deploy.ipynb #fbc1873f
+# %% ../nbs/foundations/deploy.ipynb #27a9b209
 def _exported(self):
     "The bytes of an ONNX model, without metadata."
     import torch
@@ -709,7 +712,7 @@ def _silence():
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): yield
     finally: logging.disable(was)
 
-# %% ../nbs/foundations/deploy.ipynb #8b092a00
+# %% ../nbs/foundations/deploy.ipynb #d10b2d91
 def _compared(self, data, items):
     "Does onnxruntime say what torch says, of items alone and together? The largest difference, as a part of the largest output."
     other, worst = OnnxPredictor(self.path, _session(data), self.about, self.tools), 0.
@@ -723,7 +726,7 @@ def to_onnx(self:Predictor,
     items=None,     # real items to compare the answers on, as for `predict`; default three made of noise
 ) -> Path:
     "Export the network to a file for onnxruntime and other programs, compared with torch before it is written. Raises `DeployError`, one line."
-    onnx, _ = _extra()
+    onnx, *_ = _extra('onnx', 'onnxruntime', 'onnxscript')
     path, about = Path(path).expanduser(), dict(self.about)
     if path.suffix != '.onnx' or path.is_dir(): raise DeployError(f'to_onnx: {path} is no name for a file; give one that ends in .onnx.')
     found = [o for _,o in _named(items, self.kind)] if items is not None else _made_up(self)
@@ -738,7 +741,7 @@ def to_onnx(self:Predictor,
 
 Predictor.to_onnx = to_onnx
 
-# %% ../nbs/foundations/deploy.ipynb #58dd9339
+# %% ../nbs/foundations/deploy.ipynb #1380d977
 class _Tokenizer:
     "As much of a tokenizer as reading takes, without Transformers."
     def __init__(self, json, pad):
@@ -766,7 +769,7 @@ def _load_onnx(path):
     except (KeyError, ValueError): raise DeployError(f'{path} was not written by Predictor.to_onnx: it does not say how items are read.') from None
     return OnnxPredictor(path, session, about, _Tokenizer(**o) if (o := about.get('tokenizer')) else None)
 
-# %% ../nbs/foundations/deploy.ipynb #b8e0105c
+# %% ../nbs/foundations/deploy.ipynb #7c034541
 def wilson(
     k:int,           # so many are right
     n:int,           # of so many
@@ -787,7 +790,7 @@ def _fitted(z, y, target):
     p = _softmax(z)[np.arange(len(y)), y]
     return dict(temperature=1. if said else round(t, 4), scores=np.sort(1 - p).round(6).tolist()) # at an end it says nothing
 
-# %% ../nbs/foundations/deploy.ipynb #89d30619
+# %% ../nbs/foundations/deploy.ipynb #044f726e
 def _row(*cells): return f"| {' | '.join(str(o).replace('|', chr(92) + '|') for o in cells)} |"
 
 def _per_class(z, y, about, counts):
@@ -810,7 +813,7 @@ def _summary(z, y, about):
     k = int(right.sum())
     return dict(right=k, of=n, accuracy=k/n, interval=list(wilson(k, n)))
 
-# %% ../nbs/foundations/deploy.ipynb #236a81bc
+# %% ../nbs/foundations/deploy.ipynb #c6c1d6c0
 def _results(z, y, about, counts):
     "The section on results."
     s, n = about['results'], len(y)
@@ -826,7 +829,7 @@ def _results(z, y, about, counts):
     return [*res, '', f'Calibration: expected calibration error {ece(p, y):.3f}; one of perfect probabilities would be {floor.low:.3f} to {floor.high:.3f} here. '
             f"The temperature fitted on these items is {about['fitted']['temperature']:.2f} (above 1: the network is too sure of itself)."]
 
-# %% ../nbs/foundations/deploy.ipynb #ecc39fca
+# %% ../nbs/foundations/deploy.ipynb #769f8521
 def _card(name, about, z, y, counts):
     "The model card, in Markdown."
     r, t, unknown = about['reading'], about['trained'], 'not stated'
@@ -843,7 +846,7 @@ def _card(name, about, z, y, counts):
         '- An item that belongs to none of the classes gets one all the same.'*(about['target'] == 'classes') or '- An item of a kind not seen in training gets an answer all the same.', '',
         '## Versions', '', f"{said['versions']}.", ''])
 
-# %% ../nbs/foundations/deploy.ipynb #043c9359
+# %% ../nbs/foundations/deploy.ipynb #4069e8a4
 def _what(model, dls, body):
     "Learner or None, network, DataLoaders, and how it is to be saved."
     if hasattr(model, 'dls') and hasattr(model, 'model'): learn, net, dls = model, model.model, dls or model.dls
@@ -867,7 +870,7 @@ def _plain(net, kind):
     from tlcourse.lora import merge
     return merge(net), 'whole'
 
-# %% ../nbs/foundations/deploy.ipynb #2dd62903
+# %% ../nbs/foundations/deploy.ipynb #19f100c0
 def _probed(probe, body, dls):
     "The named body with a probe for its head."
     from tlcourse.features import to_head
@@ -891,7 +894,7 @@ def _same(model, dls, again):
     out = getattr(out, 'logits', out).float().cpu().numpy()
     return out.size == again.size and np.allclose(out.reshape(again.shape), again, rtol=1e-3, atol=1e-3)
 
-# %% ../nbs/foundations/deploy.ipynb #0b479c2a
+# %% ../nbs/foundations/deploy.ipynb #89c74e50
 def save(
     model,              # a trained fastai Learner; a network, with dls=; a probe, with body= and dls=
     path:str|Path,      # of the folder; one that `save` has written before is replaced
@@ -919,7 +922,7 @@ def save(
         write_whole(folder/'README.md', _card(path.name, about, z, y, _counts(dls, target)).encode())
     return path
 
-# %% ../nbs/foundations/deploy.ipynb #1997ac4b
+# %% ../nbs/foundations/deploy.ipynb #401aa98e
 def _weights(net, body=None):
     "Name and licence of the pretrained weights, as far as they are known."
     from tlcourse.assets import AssetError, find
@@ -945,5 +948,5 @@ def _judged(folder, about, net, dls):
         raise DeployError('save: what was written answers otherwise than this network; a hook, a changed module or a transform is not in the folder.')
     return z
 
-# %% ../nbs/foundations/deploy.ipynb #37ee61ec
+# %% ../nbs/foundations/deploy.ipynb #4ce5f5c7
 document(globals())

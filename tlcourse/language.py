@@ -44,14 +44,19 @@ def bpe(
     texts:list[str],      # to learn the pieces from
     vocab_size:int=1000,  # pieces, the two special ones included
 ) -> PreTrainedTokenizerFast: # '<|endoftext|>' has id 0 and begins every text, '<|pad|>' has id 1
-    "A byte-pair vocabulary of GPT-2's kind, learned from `texts` (Sennrich et al., 2016); any text can be written with it."
-    if vocab_size < 258: raise LanguageError(f'bpe: vocab_size={vocab_size}; the 256 bytes and two special pieces are 258 already.')
+    "A byte-pair vocabulary of GPT-2's kind, learned from `texts` (Sennrich et al., 2016), for any text."
+    if vocab_size < 258:
+        raise LanguageError(f'bpe: vocab_size={vocab_size}; '
+                            'the 256 bytes and two special pieces are 258 already.')
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=True), decoders.ByteLevel()
     special = ['<|endoftext|>', '<|pad|>']
-    tok.train_from_iterator(checked_texts(texts, 'bpe'), trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
-    return PreTrainedTokenizerFast(tokenizer_object=tok, bos_token=special[0], eos_token=special[0], pad_token=special[1])
+    bytes_ = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=bytes_,
+                                  show_progress=False)
+    tok.train_from_iterator(checked_texts(texts, 'bpe'), trainer)
+    ends = dict(bos_token=special[0], eos_token=special[0], pad_token=special[1])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, **ends)
 
 # %% ../nbs/lessons/11_language_models.ipynb #8ab4b75a
 def causal(
@@ -62,23 +67,28 @@ def causal(
     layers:int=2,        # small
     context:int=128,     # small: the most tokens it can look at
     seed:int=0,          # of random weights
-    pretrained:bool=True,# 'hf:': False takes the same network with random weights; the small one has no others
+    pretrained:bool=True,# 'hf:': False takes the network with random weights; the small one has only those
 ) -> GPT2LMHeadModel:    # in evaluation mode, with `.tokenizer`
     "A GPT-2: a small one with random weights, or a pretrained one."
     if source == 'small':
-        if texts is None: raise LanguageError("causal('small') learns its vocabulary from texts: pass texts=.")
+        if texts is None: raise LanguageError("causal('small') learns a vocabulary from texts: pass texts=.")
         return _small(bpe(texts, vocab_size), width, layers, context, seed)
-    if not str(source).startswith('hf:'): raise LanguageError(f"{source}: a language model is 'small', 'hf:REPO' or 'hf:FOLDER'.")
-    lm = hub.pretrained(GPT2LMHeadModel, source, pretrained=pretrained, seed=seed, error=LanguageError, what='GPT-2')
+    if not str(source).startswith('hf:'):
+        raise LanguageError(f"{source}: a language model is 'small', 'hf:REPO' or 'hf:FOLDER'.")
+    how = dict(pretrained=pretrained, seed=seed, error=LanguageError, what='GPT-2')
+    lm = hub.pretrained(GPT2LMHeadModel, source, **how)
     return with_tokenizer(lm, hub.tokenizer(source, error=LanguageError))
 
 # %% ../nbs/lessons/11_language_models.ipynb #22e5a717
 def _small(tok, width, layers, context, seed):
-    "A GPT-2 with random weights; no dropout, since it sees no text twice, and PyTorch's fused form of the activation."
-    if width % 32: raise LanguageError(f'causal: width={width}; give a multiple of 32, which is the width of an attention head here.')
+    "A GPT-2 with random weights; no dropout, since it sees no text twice, and PyTorch's fused activation."
+    if width % 32:
+        raise LanguageError(f'causal: width={width}; give a multiple of 32, which is the width '
+                            'of an attention head here.')
     ends = dict(bos_token_id=tok.bos_token_id, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id)
-    config = GPT2Config(vocab_size=len(tok), n_positions=context, n_embd=width, n_layer=layers, n_head=width//32, initializer_range=.1,
-                        resid_pdrop=0., embd_pdrop=0., attn_pdrop=0., activation_function='gelu_pytorch_tanh', **ends)
+    size = dict(vocab_size=len(tok), n_positions=context, n_embd=width, n_layer=layers, n_head=width//32)
+    config = GPT2Config(**size, **ends, **dict.fromkeys(['resid_pdrop', 'embd_pdrop', 'attn_pdrop'], 0.),
+                        initializer_range=.1, activation_function='gelu_pytorch_tanh')
     with torch.random.fork_rng(devices=[]), hub.quiet():
         torch.manual_seed(seed)
         return with_tokenizer(GPT2LMHeadModel(config), tok)
@@ -89,10 +99,11 @@ def blocks(
     tok,              # a tokenizer
     length:int=128,   # tokens a block
 ) -> torch.Tensor:    # ids [n, length] int64
-    "The texts end to end, each begun by the end-of-text token, cut into blocks; what is left over is dropped."
+    "The texts end to end, each begun by the end-of-text token, cut into blocks; the rest is dropped."
     with hub.quiet(): ids = tok(checked_texts(texts, 'blocks'), add_special_tokens=False).input_ids
     flat = torch.tensor([i for o in ids for i in (tok.bos_token_id, *o)])
-    if len(flat) < length: raise LanguageError(f'blocks: the texts have {len(flat)} tokens, fewer than one block of {length}.')
+    if len(flat) < length:
+        raise LanguageError(f'blocks: the texts have {len(flat)} tokens, fewer than one block of {length}.')
     return flat[:len(flat)//length*length].view(-1, length)
 
 # %% ../nbs/lessons/11_language_models.ipynb #402e12a9
@@ -115,7 +126,8 @@ def lm_learner(
 ) -> Learner:
     "A fastai `Learner` that trains `lm` to predict the next token."
     dls = tensors(train, train, valid, valid, bs=bs, seed=seed)
-    return learner(dls, lm, loss_func=next_token_loss, metrics=[], opt_func=adamw, splitter=lambda m: [trainable_params(m)])
+    def splitter(m): return [trainable_params(m)]
+    return learner(dls, lm, loss_func=next_token_loss, metrics=[], opt_func=adamw, splitter=splitter)
 
 # %% ../nbs/lessons/11_language_models.ipynb #6400383e
 def next_probs(
@@ -124,7 +136,9 @@ def next_probs(
     top_k:int=None,       # keep this many of the likeliest; None: all
 ) -> torch.Tensor:        # probabilities, same shape
     "The distribution that a token is drawn from."
-    if temperature <= 0: raise LanguageError(f'temperature={temperature}: give a number above 0; towards 0 the likeliest token is always taken.')
+    if temperature <= 0:
+        raise LanguageError(f'temperature={temperature}: give a number above 0; '
+                            'towards 0 the likeliest token is always taken.')
     z = torch.as_tensor(logits)/temperature
     if top_k: z = z.masked_fill(z < z.topk(min(top_k, z.shape[-1])).values[..., -1:], -torch.inf)
     return z.softmax(-1)
@@ -143,16 +157,18 @@ def write(
     tok, rng = lm.tokenizer, torch.Generator().manual_seed(seed)
     ids = [tok.bos_token_id, *tok(prompt, add_special_tokens=False).input_ids]
     for _ in range(n):
-        logits = lm(torch.tensor([ids[-lm.config.n_positions:]], device=lm.device)).logits[0, -1].float().cpu()
+        window = torch.tensor([ids[-lm.config.n_positions:]], device=lm.device)
+        logits = lm(window).logits[0, -1].float().cpu()
         ids.append(torch.multinomial(next_probs(logits, temperature, top_k), 1, generator=rng).item())
     return tok.decode(ids, skip_special_tokens=True).strip()
 
 # %% ../nbs/lessons/11_language_models.ipynb #f2342477
 class Hidden(nn.Module):
-    "From token ids [n, t], filled up with `pad` on the right, to vectors [n, t, d]; zeros where the id is `pad`."
+    "From token ids [n, t], filled up with `pad` on the right, to vectors [n, t, d]; zeros at `pad`."
     def __init__(self, body, pad): super().__init__(); self.body, self.pad = body, pad
     def forward(self, ids): # a causal model never looks to the right, so what fills up needs no mask inside
-        return self.body(ids, attention_mask=torch.ones_like(ids)).last_hidden_state*(ids != self.pad)[..., None]
+        out = self.body(ids, attention_mask=torch.ones_like(ids))
+        return out.last_hidden_state*(ids != self.pad)[..., None]
 
 def classifier(
     lm,            # a causal language model from `causal`
