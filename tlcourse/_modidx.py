@@ -1113,6 +1113,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tlcourse.report._Work.take': ('foundations/report.html#_work.take', 'tlcourse/report.py'),
                                  'tlcourse.report._body': ('foundations/report.html#_body', 'tlcourse/report.py'),
                                  'tlcourse.report._compare': ('foundations/report.html#_compare', 'tlcourse/report.py'),
+                                 'tlcourse.report._curve': ('foundations/report.html#_curve', 'tlcourse/report.py'),
                                  'tlcourse.report._cuts': ('foundations/report.html#_cuts', 'tlcourse/report.py'),
                                  'tlcourse.report._data_said': ('foundations/report.html#_data_said', 'tlcourse/report.py'),
                                  'tlcourse.report._dots': ('foundations/report.html#_dots', 'tlcourse/report.py'),

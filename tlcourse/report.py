@@ -6,7 +6,7 @@
 __all__ = ['EPOCHS', 'LEVEL', 'EQUAL', 'ReportError', 'corrected', 'predictable', 'twins', 'wrong_labels', 'Report', 'html',
            'report']
 
-# %% ../nbs/foundations/report.ipynb #b9c4ab42
+# %% ../nbs/foundations/report.ipynb #653538ef
 import sys, time, warnings
 from dataclasses import dataclass, field
 from html import escape
@@ -25,13 +25,13 @@ from .deploy import DeployError, save, wilson
 from .features import Features, extract, probe
 from .loaders import column, frame, group_of
 from .pictures import READABLE
-from .plots import confusion, dots, grid, learning_curve
+from .plots import INK, confusion, grid, subplots
 
-# %% ../nbs/foundations/report.ipynb #c4c8c298
+# %% ../nbs/foundations/report.ipynb #c1456a66
 class ReportError(TLCourseError, ValueError):
     "Data that a report cannot be made of, or a place where it cannot be written; the message is one line with the way out."
 
-# %% ../nbs/foundations/report.ipynb #7a1f0be9
+# %% ../nbs/foundations/report.ipynb #be45ec33
 def corrected(
     d,              # [splits] differences between two methods, or results of one
     share:float,    # tested items for each trained one; 1/4 in 5-fold cross-validation
@@ -44,7 +44,7 @@ def corrected(
     half = student.ppf(.975, len(d) - 1)*np.sqrt((1/len(d) + share)*d.var(ddof=1))
     return float(d.mean()), float(max(low, d.mean() - half)), float(min(high, d.mean() + half))
 
-# %% ../nbs/foundations/report.ipynb #079c1f1f
+# %% ../nbs/foundations/report.ipynb #e4f248e5
 def _held_out(x, groups, seed, folds=5):
     "[n, n]: times the labels it gives the predictions of a ridge regression for items held out. It depends on no label."
     x = x - x.mean(0)
@@ -65,7 +65,7 @@ def _fit(a, y):
     p = p - p.mean(0)
     return ((p*t).sum(0)/np.sqrt((p*p).sum(0)*(t*t).sum(0) + 1e-12)).mean()
 
-# %% ../nbs/foundations/report.ipynb #9ab95b3b
+# %% ../nbs/foundations/report.ipynb #a440b297
 def predictable(
     x:np.ndarray,        # [n, d] features
     y:np.ndarray,        # [n] classes, 0, 1, ...
@@ -86,7 +86,7 @@ def predictable(
     true = _fit(a, y)
     return (1 + sum(_fit(a, shuffled()) >= true - 1e-12 for _ in range(shuffles)))/(1 + shuffles)
 
-# %% ../nbs/foundations/report.ipynb #e9ec1427
+# %% ../nbs/foundations/report.ipynb #40a0c560
 def twins(
     x:np.ndarray,       # [n, d] features
     part=None,          # [n] the part that each item is in; default one part for all
@@ -105,7 +105,7 @@ def twins(
     res['across'] = part[res['first']] != part[res['second']]
     return res.sort_values(['across', 'cosine'], ascending=False, ignore_index=True)
 
-# %% ../nbs/foundations/report.ipynb #70c09eb0
+# %% ../nbs/foundations/report.ipynb #3029ee77
 def wrong_labels(
     probs:np.ndarray,  # [n, classes] of items that were held out
     y:np.ndarray,      # [n] the labels they have
@@ -119,7 +119,7 @@ def wrong_labels(
     res = pd.DataFrame(dict(item=at, label=y[at], likely=likely[at], margin=p[at, likely[at]] - own[at]))
     return res[res.margin > 0].sort_values('margin', ascending=False, ignore_index=True)
 
-# %% ../nbs/foundations/report.ipynb #f1e49be8
+# %% ../nbs/foundations/report.ipynb #398bd477
 _SOUNDS = set('.wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .m4a .aac .wma .amr .webm'.split())
 _LABELS = 'label labels class category target topic y'.split()
 
@@ -141,7 +141,7 @@ def _modality(path):
     if not lengths: raise ReportError(f'{where} has no column of texts or of files beside {label!r}.')
     return 'texts', 'text' if 'text' in lengths else max(lengths, key=lengths.get), label
 
-# %% ../nbs/foundations/report.ipynb #39a36c75
+# %% ../nbs/foundations/report.ipynb #cdb34a7c
 def _seconds(path):
     "How long most of the recordings in a folder are, up to 10 seconds."
     import soundfile
@@ -168,7 +168,7 @@ def _read(source, seed, groups, size):
     from tlcourse.speech import speech
     return speech(path, seconds=_seconds(path.parent if table else path), bad='skip', **more, **(dict(x=x, y=y) if table else {}))
 
-# %% ../nbs/foundations/report.ipynb #2b866731
+# %% ../nbs/foundations/report.ipynb #65d09eb3
 _BODIES = dict(pictures=['efficientnet_lite0', 'efficientnet_lite1'], texts=['minilm'], sounds=['whisper_tiny_en'])
 _RAW = dict(pictures='16x16 pixels', texts='TF-IDF', sounds='mel statistics')
 
@@ -190,7 +190,7 @@ def _body(name, kind, dls, n_out):
     sound = next((o for o in dls.train_ds.tls[0].tfms.fs if type(o).__name__ == 'Sound'), None)
     return load(name, n_out, **(dict(seconds=sound.n/16_000) if sound else {}))
 
-# %% ../nbs/foundations/report.ipynb #c416dbe4
+# %% ../nbs/foundations/report.ipynb #3d953810
 def _raw(kind, dl, items, dev):
     "What a method without any pretraining sees: [n, d]."
     if kind == 'texts':
@@ -209,7 +209,7 @@ def _raw(kind, dl, items, dev):
         return torch.cat([x.mean(2), x.std(2)], 1)
     return np.concatenate([one(b[0]).cpu().numpy() for b in dl])
 
-# %% ../nbs/foundations/report.ipynb #fb9b0fe6
+# %% ../nbs/foundations/report.ipynb #ba7ae1c1
 @dataclass(repr=False)
 class Report:
     "What `report` found: `verdict` in sentences, and the tables behind it."
@@ -236,7 +236,7 @@ class Report:
     def __repr__(self): return '\n'.join(self.verdict)
     def _repr_html_(self): return ''.join(f'<p>{escape(o)}</p>' for o in self.verdict)
 
-# %% ../nbs/foundations/report.ipynb #b9fa84dd
+# %% ../nbs/foundations/report.ipynb #371016e9
 class _Work:
     "A report in the making: what its steps share."
     def __init__(self, dls, minutes, seed, progress, start=None):
@@ -262,7 +262,7 @@ class _Work:
         o = self.items[i]
         return ' '.join(o.text.split())[:200] if self.kind == 'texts' else '/'.join(Path(o.id).parts[-2:])
 
-# %% ../nbs/foundations/report.ipynb #bd296c87
+# %% ../nbs/foundations/report.ipynb #b28422fe
 def _fewer_items(w, groups, most):
     "Take at most so many items, in rough steps, so that a second call finds the same on disk; stratified in both parts."
     most = int(50*2**(np.floor(2*np.log2(max(1, most/50)))/2))
@@ -277,8 +277,8 @@ def _look(w, groups):
     "Features, twins, and whether the labels can be predicted."
     r, name = w.r, _BODIES[w.kind][0]
     net = _body(name, w.kind, w.dls, len(r.vocab))
-    w.second[name] = _per_item(net, w.dl)
-    groups = _fewer_items(w, groups, .4*w.left()/w.second[name][0])
+    w.second[name] = _per_item(w, net)
+    groups = _fewer_items(w, groups, max(200, .5*w.left()/w.second[name][0]))
     w.say(f'{len(w.items):,} of {w.all:,} {w.kind} in {len(r.vocab)} classes, features by {name}')
     t, f = time.time(), extract(net, w.dl, progress=not w.quiet)
     w.x[name], w.y, w.costs[name] = f.x, np.asarray(f.y), time.time() - t
@@ -291,7 +291,7 @@ def _look(w, groups):
     r.classes = pd.DataFrame(dict(items=count, kept=np.bincount(w.y[w.kept], minlength=len(count))), index=pd.Index(r.vocab, name='class'))
     r.twins = r.twins.assign(first=r.twins['first'].map(w.name), second=r.twins['second'].map(w.name))
     if (few := count[count > 0].min()) < 2 or (count > 0).sum() < 2:
-        raise ReportError(f'{r.vocab[int(count.argmin())]}: {few} item of it is left to compare methods by; give each class two or more, better twenty.')
+        raise ReportError(f'{r.vocab[int(count.argmin())]}: {few} of it is left to compare methods by; give each class three items or more, better twenty.')
     alone = len(np.unique(w.groups)) == len(w.groups)
     w.say('can these labels be predicted at all?')
     r.p = predictable(f.x[w.dev], w.y[w.dev], None if alone else w.groups, seed=w.seed)
@@ -304,21 +304,21 @@ def _together(n, groups, pairs):
         i, j = np.concatenate([i, np.arange(n)]), np.concatenate([j, first])
     return connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(n, n)), directed=False)[1]
 
-def _per_item(net, dl, n=16):
-    "Seconds that one item takes forward, and forward and back: what features and training cost."
+def _per_item(w, net, n=16):
+    "Seconds that one item takes for features, and in a step of training."
     import torch
-    x, times = dl.new(bs=min(n, dl.n), num_workers=0).one_batch()[0].as_subclass(torch.Tensor), [[], []]
+    x, times = w.dl.new(bs=min(n, w.dl.n), num_workers=0).one_batch()[0].as_subclass(torch.Tensor), []
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             t = time.time()
-            out = net(x).sum()
-            times[0].append(time.time() - t)
-            out.backward()
-            times[1].append(time.time() - t)
+            net(x).sum().backward()
+            times.append(time.time() - t)
     net.zero_grad()
-    return [min(o)/len(x) for o in times]
+    t = time.time()
+    extract(net, few_items := w.dls.test_dl(w.items[::max(1, len(w.items)//n)][:n], with_labels=True), cache=False, compile=False, progress=False)
+    return (time.time() - t)/few_items.n, min(times)/len(x)
 
-# %% ../nbs/foundations/report.ipynb #5d83d57c
+# %% ../nbs/foundations/report.ipynb #f283956e
 def _cuts(w, repeat):
     "The splits of one repetition: pairs of positions in the development part, stratified, whole groups."
     y, k = w.y[w.dev], int(min(5, np.bincount(w.y[w.dev])[np.unique(w.y[w.dev])].min()))
@@ -356,7 +356,7 @@ def _some(i, y, part, seed):
     rng = np.random.default_rng(seed)
     return np.sort(np.concatenate([rng.permutation(i[y[i] == c])[:max(1, round(part*(y[i] == c).sum()))] for c in np.unique(y[i])]))
 
-# %% ../nbs/foundations/report.ipynb #8d160384
+# %% ../nbs/foundations/report.ipynb #1ba7543b
 def _tuned(w, name, train, to):
     "Probabilities of `to` by LP-FT on `train`, and the learner."
     import torch
@@ -389,7 +389,7 @@ def _means(w, share=.25):
     pairs = [pair(b, a) for n,a in enumerate(arms) for b in arms[n+1:] if a != 'majority']
     w.r.differences = pd.DataFrame(pairs, columns=['method', 'minus', 'difference', 'low', 'high', 'splits'])
 
-# %% ../nbs/foundations/report.ipynb #584ec76e
+# %% ../nbs/foundations/report.ipynb #ede0e9af
 def _compare(w):
     "All methods that there is time for."
     raw, first, *others = [f'regression on {_RAW[w.kind]}', *(f'probe on {o}' for o in _BODIES[w.kind])]
@@ -408,7 +408,7 @@ def _compare(w):
         w.say(f'{arm}, for about {due:.0f} s')
         net, t = _body(_of(arm), w.kind, w.dls, len(w.r.vocab)), time.time()
         w.x[_of(arm)], w.costs[_of(arm)] = extract(net, w.dl, progress=not w.quiet).x, time.time() - t
-        w.second[_of(arm)] = _per_item(net, w.dl)
+        w.second[_of(arm)] = _per_item(w, net)
         for k,c in enumerate(cuts): _score(w, arm, 0, k, c)
         _means(w)
     w.best = w.r.table.accuracy[[o for o in w.r.table.index if o.startswith('probe')]].idxmax()
@@ -429,7 +429,7 @@ def _there(name):
 
 LEVEL = .01 # of the permutation test
 
-# %% ../nbs/foundations/report.ipynb #59ce40bb
+# %% ../nbs/foundations/report.ipynb #6e6f2f95
 def _tune_and_repeat(w, cuts, raw):
     "LP-FT, if it fits the time left; then further repetitions."
     body, arm = _of(w.best), f'LP-FT of {_of(w.best)}'
@@ -448,7 +448,7 @@ def _tune_and_repeat(w, cuts, raw):
         _means(w)
     _means(w)
 
-# %% ../nbs/foundations/report.ipynb #aa82b251
+# %% ../nbs/foundations/report.ipynb #41621fc0
 def _enough(d): # is what needs no network as good, or better?
     return d[2] < 0 or max(-d[1], d[2]) <= EQUAL
 
@@ -493,7 +493,7 @@ def _keep(w, model, net, out, data):
     w.saved = True
     save(model, out/'model', data=data, dls=dls, body=None if net.startswith('LP-FT') else _of(w.best))
 
-# %% ../nbs/foundations/report.ipynb #a47206a2
+# %% ../nbs/foundations/report.ipynb #400c6c1e
 def _pp(t): return f'{100*t[0]:+.1f} points (95 % interval {100*t[1]:+.1f} to {100*t[2]:+.1f})'
 
 def _transfer(w):
@@ -516,12 +516,12 @@ def _double(w):
     q = float(np.sqrt(np.clip(e[1.]/max(e[.25], 1e-9), 0, 1)))  # each doubling leaves this share of the error: a power law
     d = corrected(got[1.] - got[.25], w.share)
     w.r.doubling = tuple(float(np.clip(q*q/(1 + q)*o, -1, e[1.])) for o in d)
-    w.r.figures.append(('What labels are worth', learning_curve(rows.assign(labels=rows.groupby('part').n.transform('median').round().astype(int)), 'labels', 'accuracy', 'method', xlabel='labels to train on')))
+    w.r.figures.append(('What labels are worth', _curve(rows, w.share)))
     flat = w.r.doubling[1] <= 0
     return (f"Labels: a quarter, half and all of them give {got[.25].mean():.3f}, {got[.5].mean():.3f} and {got[1.].mean():.3f}. If the curve goes on like that, "
             f"twice as many would add {_pp(w.r.doubling)}" + ('; that may be nothing.' if flat else '.'))
 
-# %% ../nbs/foundations/report.ipynb #b742a5b6
+# %% ../nbs/foundations/report.ipynb #f22b421a
 def _method(w):
     "Which body, which method, and how good they are on what was kept apart."
     r, res = w.r, []
@@ -548,7 +548,7 @@ def _short(s): return s if len(s) <= 80 else f'"{s[:76]} ..."'
 def _data_said(w):
     "What is wrong with the data."
     r, res = w.r, []
-    if len(r.bad): res.append(f'{len(r.bad)} items could not be used, such as {r.bad.iloc[0, 0]} ({r.bad.iloc[0, 1]}).')
+    if len(r.bad): res.append(f'{len(r.bad)} item{"s"*(len(r.bad) != 1)} could not be used, such as {r.bad.iloc[0, 0]} ({r.bad.iloc[0, 1]}).')
     if len(r.twins):
         n = int(r.twins.across.sum())
         if n: res.append(f'A leak: {r.n["kept"] - len(w.kept)} of the {r.n["kept"]} items kept apart are the same as items of the development part, or nearly, '
@@ -562,7 +562,7 @@ def _data_said(w):
     if len(w.items) < w.all: res.append(f'Only {len(w.items):,} of {w.all:,} items were looked at, so that the time is enough: give more minutes for all.')
     return res
 
-# %% ../nbs/foundations/report.ipynb #9752939e
+# %% ../nbs/foundations/report.ipynb #928bbb3c
 def _verdict(w):
     "All sentences, as far as there is something to say."
     r, v = w.r, []
@@ -583,12 +583,30 @@ def _verdict(w):
     if r.p <= LEVEL and len(getattr(w, 'wrong', [])) and w.kind == 'pictures': r.figures.append(('The surest errors', _faces(w)))
 
 def _dots(w):
-    "Each method and its splits, as `plots.dots` draws them; its alternative text has the corrected intervals."
-    rows = w.r.splits[w.r.splits.part == 1]
-    said = '; '.join(f'{k} {o.accuracy:.3f} ({o.low:.3f} to {o.high:.3f})' for k,o in w.r.table.iterrows())
-    return dots(rows.assign(seed=range(len(rows))), alt=f'Accuracy of each method in cross-validation, with corrected 95 % intervals: {said}.')
+    "Each method's accuracy with the corrected interval, and its splits."
+    table, rows = w.r.table, w.r.splits[w.r.splits.part == 1]
+    said = '; '.join(f'{k} {o.accuracy:.3f} ({o.low:.3f} to {o.high:.3f})' for k,o in table.iterrows())
+    fig, ax = subplots(alt=f'Accuracy of each method in cross-validation, with corrected 95 % intervals: {said}.', height=.8 + .45*len(table))
+    for i,(k,o) in enumerate(table.iterrows()):
+        ax.plot(some := rows[rows.method == k].accuracy, np.full(len(some), i + .25), '|', color=INK, markersize=5)
+        ax.errorbar(o.accuracy, i, xerr=[[o.accuracy - o.low], [o.high - o.accuracy]], fmt='o', color='#0072B2', markersize=7, elinewidth=2.4)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.set(xlim=(0, 1), ylim=(len(table) - .5, -.5), xlabel='accuracy')
+    return fig
 
-# %% ../nbs/foundations/report.ipynb #e1dee774
+def _curve(rows, share):
+    "The best probe by the labels it was trained on, with the corrected interval."
+    got = {round(k): corrected(v, share, 0.) for k,v in rows.groupby(rows.groupby('part').n.transform('median')).accuracy}
+    fig, ax = subplots(alt='Accuracy by labels, with corrected 95 % intervals: ' + '; '.join(f'{k} labels {m:.3f} ({a:.3f} to {b:.3f})' for k,(m,a,b) in got.items()) + '.', height=2.8)
+    m, a, b = np.array(list(got.values())).T
+    ax.errorbar(list(got), m, yerr=[m - a, b - m], fmt='-o', color='#0072B2', elinewidth=2.4)
+    ax.set_xscale('log', base=2)
+    ax.set_xticks(list(got), list(map(str, got)))
+    ax.minorticks_off()
+    ax.set(ylim=(max(0, a.min() - .05), min(1, b.max() + .05)), xlabel='labels to train on', ylabel='accuracy')
+    return fig
+
+# %% ../nbs/foundations/report.ipynb #5550864b
 def _faces(w, n=12):
     "The pictures of the surest errors."
     x = w.dls.test_dl([w.items[i] for i in w.wrong[:n]], with_labels=False, bs=n).one_batch()[0].cpu().numpy()
@@ -600,12 +618,12 @@ _STYLE = '''body { font: 16px/1.5 sans-serif; max-width: 50em; margin: 2em auto;
 table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
 img { max-width: 100% } .verdict { border-left: 4px solid #0072B2; padding-left: 1em }'''
 
-def _html_table(df, most=30, **kw):
+def _html_table(df, most=30):
     "A table, everything in it escaped."
     df = df.head(most).map(lambda o: f'{o:.3f}' if isinstance(o, float) else o)
-    return df.to_html(escape=True, border=0, na_rep='', **kw)
+    return df.to_html(escape=True, border=0, na_rep='', index=False, justify='left')
 
-# %% ../nbs/foundations/report.ipynb #b5097897
+# %% ../nbs/foundations/report.ipynb #b6c25a83
 def html(
     r:Report,
     title:str='Should I transfer?',
@@ -619,11 +637,11 @@ def html(
               ('Errors', r.errors, 'Of the part kept apart, the surest first.'), ('Labels that are likely wrong', r.suspects, 'By confident learning.'),
               ('Items that are the same, or nearly', r.twins, 'Cosine of their features.'), ('Items that could not be used', r.bad, '')]
     for heading,df,note in tables:
-        if len(df): parts += [f'<h2>{escape(heading)}</h2>', f'<p>{escape(note)}</p>', _html_table(df, index=df.index.name is not None),
+        if len(df): parts += [f'<h2>{escape(heading)}</h2>', f'<p>{escape(note)}</p>', _html_table(df.reset_index() if df.index.name else df),
                               f'<p>The first 30 of {len(df)}.</p>'*(len(df) > 30)]
     return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style></head><body>' + '\n'.join(parts) + '</body></html>\n'
 
-# %% ../nbs/foundations/report.ipynb #367614c7
+# %% ../nbs/foundations/report.ipynb #71616bdd
 def _place(out):
     "The folder to write to, or one line on why not."
     if out is None: return None
@@ -642,7 +660,7 @@ def _suspects(w):
     v = w.r.vocab
     w.r.suspects = found.assign(item=[w.name(at[i]) for i in found['item']], label=[v[i] for i in found.label], likely=[v[i] for i in found.likely])
 
-# %% ../nbs/foundations/report.ipynb #1ac42e00
+# %% ../nbs/foundations/report.ipynb #8cd797b5
 def report(
     source,                # a folder of pictures or recordings with one subfolder a class, a csv of paths or texts, or DataLoaders
     minutes:float=5,       # that it may take; what does not fit is left out
@@ -676,7 +694,7 @@ def _grouped(w, source, groups):
             return [str(key(o)) for o in w.items]
     return group_of(groups, w.items, None if not isinstance(source, (str, Path)) else Path(source).absolute())
 
-# %% ../nbs/foundations/report.ipynb #6c7fc1b3
+# %% ../nbs/foundations/report.ipynb #a859dbba
 def _steps(w, groups, out, data):
     "Look, compare, judge; then say and write what there is."
     try:
@@ -696,5 +714,5 @@ def _steps(w, groups, out, data):
         write_whole(out/'report.html', html(w.r, f'Should I transfer? {Path(data).name}').encode())
         write_whole(out/'results.csv', w.r.splits.to_csv(index=False, float_format='%.6g').encode())
 
-# %% ../nbs/foundations/report.ipynb #fea74fc4
+# %% ../nbs/foundations/report.ipynb #457768bd
 document(globals())
