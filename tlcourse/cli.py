@@ -7,10 +7,10 @@ __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 
            'Lesson', 'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
            'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
            'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place',
-           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'check_python',
-           'check_packages', 'check_machine', 'check_jupyter', 'check_cache', 'check_index', 'check_torch',
-           'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings', 'cmd_doctor',
-           'make_parser', 'main']
+           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'cmd_try',
+           'check_python', 'check_packages', 'check_machine', 'check_jupyter', 'check_cache', 'check_index',
+           'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings',
+           'cmd_doctor', 'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
 import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
@@ -469,6 +469,15 @@ def cmd_predict(args) -> int:
     return 0
 
 
+# %% ../nbs/foundations/cli.ipynb #12ae9ba6
+def cmd_try(args) -> int:
+    from tlcourse.report import report
+    out = args.out or Path(f"{args.path.absolute().stem or 'data'}-report")
+    try: r = report(args.path, args.minutes, args.seed, out, groups=args.groups, size=args.size)
+    except (TLCourseError, ImportError) as e: raise CommandError(str(e)) from None
+    print(f"{r}\n\nwritten: {', '.join(str(out/o) for o in ('report.html', 'results.csv', 'model') if (out/o).exists())}")
+    return 130 if r.stopped else 0
+
 # %% ../nbs/foundations/cli.ipynb #1adb55c1
 Finding = namedtuple('Finding', 'mark what said fix', defaults=[''])
 Finding.__doc__ = "What the doctor found: 'ok', 'note' or 'problem', about what, in which words, and what to do."
@@ -747,6 +756,13 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument('lesson', metavar='LESSON', help='number or name')
     c.add_argument('--out', type=Path, metavar='FILE', help='write to this file instead')
     c.add_argument('--force', action='store_true', help='overwrite the file')
+    c = command(cmd_try, 'should I transfer, how, and what is it worth? A report on your own data', 'pictures', 'texts.csv --minutes 3', 'recordings --out answer')
+    c.add_argument('path', type=Path, metavar='PATH', help='a folder of pictures or recordings with one subfolder a class, or a csv of paths or texts')
+    c.add_argument('--minutes', type=float, default=5, help='that it may take (5)')
+    c.add_argument('--out', type=Path, metavar='FOLDER', help='for report.html, results.csv and the model (PATH-report)')
+    c.add_argument('--groups', metavar='GROUPS', help='what must not be on two sides: a column, or a pattern such as "(patient[0-9]+)" for names of files')
+    c.add_argument('--size', type=int, metavar='PIXELS', help='side of pictures (224)')
+    c.add_argument('--seed', type=int, default=0, help='of the split and the comparison (0)')
     c = command(cmd_predict, 'ask a saved model about files', 'my_model picture.jpg', 'my_model pictures --csv > answers.csv', 'my_texts "Shares fell." --json')
     c.add_argument('folder', metavar='FOLDER', help='what deploy.save wrote, or an .onnx file')
     c.add_argument('file', nargs='+', metavar='FILE', help='files, folders, csv files, texts; - reads them from standard input, one a line')

@@ -1,0 +1,198 @@
+"The report on one's own data: its statistics against formulas and loops by hand, its verdicts on planted truths, its files."
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy.stats import t as student
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import KFold
+
+from tlcourse import cli, deploy, report as R
+from tlcourse.core import TLCourseError
+from tlcourse.report import ReportError, corrected, predictable, report, twins, wrong_labels
+
+
+def test_corrected_is_the_formula_and_ends_where_a_difference_must():
+    d = np.random.default_rng(0).normal(.1, .05, 10)
+    half = student.ppf(.975, 9)*(d.var(ddof=1)*(1/10 + 1/4))**.5
+    assert np.allclose(corrected(d, 1/4), (d.mean(), d.mean() - half, d.mean() + half))
+    assert corrected([.9, 1., .4], 1/4, 0.)[2] == 1. and corrected([.3], 1/4)[1:] == (-1., 1.)
+
+def test_held_out_predictions_are_those_of_a_ridge_regression():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(30, 5)) + 3, rng.normal(size=30)
+    got, alpha = R._held_out(x, None, 1)@y, ((x - x.mean(0))**2).sum()/30
+    for i,j in KFold(5, shuffle=True, random_state=1).split(x):
+        assert np.allclose(got[j], Ridge(alpha).fit(x[i], y[i]).predict(x[j]))
+
+def test_shuffled_labels_cannot_be_predicted_and_true_ones_can():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], 40)
+    x = rng.normal(size=(120, 30)) + np.eye(30)[y]
+    assert predictable(x, y) == 1/201
+    assert sum(predictable(x, rng.permutation(y), seed=s) > R.LEVEL for s in range(20)) >= 19
+
+def test_groups_that_share_a_label_are_shuffled_whole():
+    "40 speakers with voices of their own and labels at random: item by item that looks like a signal, speaker by speaker it is none."
+    said = []
+    for s in range(10):
+        rng = np.random.default_rng(s)
+        g = np.repeat(np.arange(40), 5)
+        x, y = rng.normal(size=(40, 10))[g] + .1*rng.normal(size=(200, 10)), rng.integers(0, 2, 40)[g]
+        said.append((predictable(x, y, seed=s, shuffles=120) > R.LEVEL, predictable(x, y, g, seed=s, shuffles=120) > R.LEVEL))
+    assert np.sum(said, 0)[0] <= 4 and np.sum(said, 0)[1] >= 9
+
+def test_twins_are_found_across_parts_first():
+    x = np.random.default_rng(0).normal(size=(50, 20)).astype(np.float32)
+    x[7], x[40], x[30] = x[3], x[5], x[31] + .02
+    t = twins(x, np.arange(50) >= 35)
+    assert [tuple(o) for o in t[['first', 'second']].to_numpy()][0] == (5, 40) and set(map(tuple, t[['first', 'second']].to_numpy())) == {(5, 40), (3, 7), (30, 31)}
+    assert t.across.tolist() == [True, False, False] and t.cosine.iloc[0] > .9999
+
+def test_wrong_labels_as_a_loop_finds_them():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 4, 300)
+    z = rng.normal(size=(300, 4)) + 2.5*np.eye(4)[y]
+    p = np.exp(z)/np.exp(z).sum(1, keepdims=True)
+    given = y.copy()
+    given[:20] = (y[:20] + 1) % 4
+    want = set()
+    for i in range(300):
+        sure = [c for c in range(4) if p[i, c] >= np.mean([p[k, c] for k in range(300) if given[k] == c])]
+        if sure and (c := max(sure, key=lambda c: p[i, c])) != given[i] and p[i, c] > p[i, given[i]]: want.add((i, c))
+    got = wrong_labels(p, given)
+    assert set(zip(got['item'], got.likely)) == want and (got['item'] < 20).sum() >= 12 and (got['item'][:5] < 20).all() and got.margin.is_monotonic_decreasing
+
+
+def compared(probe, raw):
+    "A comparison whose splits have these accuracies."
+    w = SimpleNamespace(kind='pictures', raw='regression on 16x16 pixels', best='probe on x', r=R.Report('pictures', ['a', 'b']))
+    w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v, seconds=1.) for m,vs in ((w.raw, raw), (w.best, probe)) for k,v in enumerate(vs)]
+    R._means(w)
+    return R._transfer(w)
+
+def test_the_verdict_follows_the_interval():
+    v = np.array([.50, .52, .48, .51, .49])
+    assert compared(v + .2, v[::-1]).startswith('Transfer:')
+    assert compared(v, v[::-1] + .2).startswith('Negative transfer')
+    assert compared(v + [.2, -.2, .1, -.1, .05], v).startswith('Not enough data')
+    assert compared(v + [.01, -.01, .01, -.01, 0], v).startswith('No transfer needed')
+    assert compared(v + [.04, -.03, .04, -.03, .01], v).startswith('No gain from transfer is shown')
+
+
+def draw(path, seed, kind):
+    "A picture of noise with a disc or a square in it."
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, 90, (40, 40, 3)).astype(np.uint8)
+    i, (y, x) = np.mgrid[:40, :40], rng.integers(12, 28, 2)
+    a[(np.hypot(i[0] - y, i[1] - x) < 9) if kind else (abs(i[0] - y) < 9) & (abs(i[1] - x) < 2)] = rng.integers(150, 255, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(a).save(path)
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp('data')/'shapes'
+    for i in range(30):
+        draw(root/'disc'/f'{i:02}.png', i, True)
+        draw(root/'b<b>&'/f'{i:02}.png', 100 + i, False)
+    (root/'disc'/'empty.png').write_bytes(b'')
+    return root
+
+@pytest.fixture(scope='module')
+def found(shapes, tmp_path_factory): return report(shapes, minutes=.3, out=tmp_path_factory.mktemp('out')/'r', size=64, progress=False)
+
+def test_a_folder_of_pictures(found, shapes):
+    out = found.folder
+    assert found.kind == 'pictures' and found.p < .01 and found.n == dict(development=48, kept=12)
+    assert 'empty.png' in str(found.bad) and found.table.accuracy['majority'] < .55 < found.table.accuracy['probe on efficientnet_lite0']
+    assert found.test[0] == pytest.approx(1 - len(found.errors)/12) and found.verdict[0].startswith('The labels can be predicted')
+    got = pd.read_csv(out/'results.csv')
+    assert np.isclose(got[(got.method == 'majority') & (got.part == 1)].accuracy.mean(), found.table.accuracy['majority'])
+    if not found.best.startswith('regression'): assert deploy.load(out/'model').predict(shapes/'disc'/'03.png').label.iloc[0] in ('disc', 'b<b>&')
+
+def test_the_html_needs_no_other_file_and_escapes_what_it_shows(found):
+    page = (found.folder/'report.html').read_text(encoding='utf-8')
+    assert 'b<b>' not in page and 'b&lt;b&gt;&amp;' in page and 'src="http' not in page and 'href' not in page and '<script' not in page
+    images = page.split('<img ')[1:]
+    assert images and all('src="data:image/png;base64,' in o and 'alt="' in o and 'alt=""' not in o for o in images)
+    assert found.verdict[1].split(':')[0] in page
+
+def test_a_leak_is_found_and_left_out(shapes, tmp_path):
+    for part,names in dict(train=range(24), valid=range(24, 30)).items():
+        for i in names:
+            for c in ('disc', 'b<b>&'): (tmp_path/'d'/part/c).mkdir(parents=True, exist_ok=True); shutil.copy(shapes/c/f'{i:02}.png', tmp_path/'d'/part/c/f'{i:02}.png')
+    shutil.copy(shapes/'disc'/'05.png', tmp_path/'d'/'valid'/'disc'/'again.png')
+    r = report(tmp_path/'d', minutes=.05, size=64, progress=False)
+    said = next(o for o in r.verdict if o.startswith('A leak'))
+    assert said.startswith('A leak: 1 of the 13 items') and 'again.png' in said and r.twins.across.sum() == 1 and r.classes.kept.sum() == 12
+
+def test_labels_at_random_give_no_model(shapes, tmp_path):
+    rng, files = np.random.default_rng(1), sorted(shapes.glob('*/??.png'))
+    pd.DataFrame(dict(path=files, label=rng.permutation(np.arange(60) % 2))).to_csv(tmp_path/'t.csv', index=False)
+    r = report(tmp_path/'t.csv', minutes=.3, out=tmp_path/'out', size=64, progress=False)
+    assert r.verdict[0].startswith('These labels cannot be predicted from these items') and not (tmp_path/'out'/'model').exists() and not r.test
+
+def test_groups_stay_together(shapes):
+    w = R._Work(R._read(shapes, 0, r'(\d|y)\.png', 64), 1, 0, False)
+    R._look(w, R._grouped(w, shapes, r'(\d|y)\.png'))
+    digit = np.array([w.items[i].source.stem[1] for i in w.dev])
+    assert not set(digit) & {w.items[i].source.stem[1] for i in w.kept}
+    for i,j in R._cuts(w, 0): assert not set(digit[i]) & set(digit[j])
+
+def test_ctrl_c_gives_what_there_is(shapes, tmp_path, monkeypatch):
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(R, '_fewer', stop)
+    r = report(shapes, minutes=.3, out=tmp_path/'out', size=64, progress=False)
+    assert r.stopped and 'Stopped' in r.verdict[0] and len(r.table) >= 3 and any('In cross-validation' in o for o in r.verdict) and (tmp_path/'out'/'report.html').exists()
+    monkeypatch.setattr(R, '_look', stop)
+    assert report(shapes, minutes=.3, size=64, progress=False).stopped
+
+def test_a_table_of_texts(tmp_path):
+    pytest.importorskip('transformers')
+    rng, words = np.random.default_rng(0), dict(sport='match goal team coach season'.split(), money='shares profit bank market price'.split())
+    rows = [dict(story=' '.join(rng.choice(w, 5)) + f' on day {i}', topic=k) for k,w in words.items() for i in range(20)]
+    pd.DataFrame(rows).to_csv(tmp_path/'t.csv', index=False)
+    r = report(tmp_path/'t.csv', minutes=.1, out=tmp_path/'out', progress=False)
+    assert r.kind == 'texts' and r.test[0] > .8 and r.table.accuracy['regression on TF-IDF'] > .8
+    assert deploy.load(tmp_path/'out'/'model').predict('the bank and its shares').label.iloc[0] == 'money'
+
+def test_a_folder_of_recordings(tmp_path):
+    pytest.importorskip('transformers')
+    soundfile = pytest.importorskip('soundfile')
+    rng, t = np.random.default_rng(0), np.arange(8000)/16000
+    for k,hz in dict(low=200, high=900).items():
+        (tmp_path/'d'/k).mkdir(parents=True)
+        for i in range(12): soundfile.write(tmp_path/'d'/k/f'{i}.wav', .3*np.sin(2*np.pi*hz*t*rng.uniform(.8, 1.2)) + .01*rng.normal(size=8000), 16000)
+    r = report(tmp_path/'d', minutes=.1, progress=False)
+    assert r.kind == 'sounds' and r.p < .01 and r.table.accuracy['regression on mel statistics'] > .9
+
+def test_what_a_report_cannot_be_made_of(shapes, tmp_path):
+    (tmp_path/'odd').mkdir()
+    (tmp_path/'odd'/'a.xyz').write_text('?')
+    pd.DataFrame(dict(path=sorted(shapes.glob('*/??.png')), label=np.linspace(0, 1, 60))).to_csv(tmp_path/'n.csv', index=False)
+    (tmp_path/'file').write_text('x')
+    for kw in (dict(source=tmp_path/'none'), dict(source=tmp_path/'odd'), dict(source=tmp_path/'n.csv', size=64), dict(source=3), dict(source=shapes, minutes=0),
+               dict(source=shapes, out=tmp_path/'odd'), dict(source=shapes, out=tmp_path/'file')):
+        with pytest.raises(TLCourseError) as e: report(progress=False, **kw)
+        assert '\n' not in str(e.value) and str(e.value).endswith('.')
+
+def test_the_command(shapes, tmp_path, capsys, monkeypatch):
+    asked, answer = [], R.Report('pictures', ['a', 'b'], verdict=['Transfer: yes.'])
+    monkeypatch.setattr(R, 'report', lambda *a, **kw: asked.append((a, kw)) or answer)
+    assert cli.main(['try', str(shapes), '--minutes', '2', '--out', str(tmp_path/'o'), '--groups', r'(\d)']) == 0 and 'Transfer: yes.' in capsys.readouterr().out
+    assert asked == [((shapes, 2., 0, tmp_path/'o'), dict(groups=r'(\d)', size=None))]
+    answer.stopped = True
+    assert cli.main(['try', str(shapes)]) == 130
+    monkeypatch.undo()
+    assert cli.main(['try', str(tmp_path/'none')]) == 1 and 'no such file or folder' in capsys.readouterr().err
+
+def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
+    w = R._Work(R._read(shapes, 0, None, 64), 1, 0, False)
+    before = [o.id for o in w.items]
+    g = R._fewer_items(w, before, 55)
+    assert g == [o.id for o in w.items] and 48 <= len(g) <= 52
+    left = [sum(w.items[i].label == c for i in w.dev) for c in w.r.vocab]
+    assert abs(left[0] - left[1]) <= 1 and len(w.kept) and w.r.n['development'] == len(w.dev)
