@@ -196,3 +196,28 @@ def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
     assert g == [o.id for o in w.items] and 48 <= len(g) <= 52
     left = [sum(w.items[i].label == c for i in w.dev) for c in w.r.vocab]
     assert abs(left[0] - left[1]) <= 1 and len(w.kept) and w.r.n['development'] == len(w.dev)
+
+def test_fine_tuning_is_compared_and_saved_where_it_wins(shapes, tmp_path, monkeypatch):
+    cuts, row = R._cuts, R._row
+    monkeypatch.setattr(R, 'EPOCHS', 1)
+    monkeypatch.setattr(R, '_cuts', lambda w, repeat: cuts(w, repeat)[:2] if repeat == 0 else [])
+    monkeypatch.setattr(R, '_row', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
+    r = report(shapes, minutes=5, out=tmp_path/'out', size=64, progress=False)
+    assert r.best == 'LP-FT of efficientnet_lite0' and r.table.splits['LP-FT of efficientnet_lite0'] == 2
+    assert any(o.startswith('LP-FT of efficientnet_lite0 is better than') for o in r.verdict)
+    files = sorted(shapes.glob('*/??.png'))
+    assert deploy.load(tmp_path/'out'/'model').predict(files[:5]).shape == (5, 4) and 'linear probe' not in (tmp_path/'out'/'model'/'README.md').read_text(encoding='utf-8')
+
+def test_dataloaders_and_their_own_parts():
+    from tlcourse import data
+    dls = data.images('animals', n_train=60, n_valid=30, size=64, test=.01)
+    w = R._Work(dls, 1, 0, False)
+    assert w.r.n == dict(development=90, kept=len(dls.test.items)) and w.r.vocab == list(dls.vocab)
+    assert [o.id for o in w.items[90:]] == [o.id for o in dls.test.items]
+
+def test_several_labels_and_numbers_get_one_line(shapes, tmp_path):
+    from tlcourse import data
+    files = sorted(shapes.glob('*/??.png'))
+    for y in (np.arange(60)/7, ['a|b' if i % 2 else 'a' for i in range(60)]):
+        dls = data.table(pd.DataFrame(dict(path=files, label=y)), size=64, label_delim='|' if isinstance(y, list) else None)
+        with pytest.raises(ReportError, match='several labels or numbers'): report(dls, progress=False)

@@ -291,7 +291,7 @@ def _look(w, groups):
     r.classes = pd.DataFrame(dict(items=count, kept=np.bincount(w.y[w.kept], minlength=len(count))), index=pd.Index(r.vocab, name='class'))
     r.twins = r.twins.assign(first=r.twins['first'].map(w.name), second=r.twins['second'].map(w.name))
     if (few := count[count > 0].min()) < 2 or (count > 0).sum() < 2:
-        raise ReportError(f'{r.vocab[int(count.argmin())]}: {few} of it is left to compare methods by; give each class three items or more, better twenty.')
+        raise ReportError(f'{r.vocab[int(np.where(count, count, len(w.items)).argmin())]}: {few} of it is left to compare methods by; give each class three items or more, better twenty.')
     alone = len(np.unique(w.groups)) == len(w.groups)
     w.say('can these labels be predicted at all?')
     r.p = predictable(f.x[w.dev], w.y[w.dev], None if alone else w.groups, seed=w.seed)
@@ -329,7 +329,7 @@ def _cuts(w, repeat):
         warnings.simplefilter('ignore')
         return [c for c in cv.split(y, y, w.groups) if len(np.unique(y[c[0]])) > 1]
 
-def _majority(x, y, to): return np.tile(np.bincount(y, minlength=y.max() + 1)/len(y), (len(to), 1))
+def _majority(y, n, c): return np.tile(np.bincount(y, minlength=c)/len(y), (n, 1))
 
 def _probe(x, y, to, c, folds=3):
     "Probabilities [n, c] of `to` by a probe on `x`, and the probe."
@@ -343,7 +343,7 @@ def _score(w, arm, repeat, k, cut, part=1.):
     i, j = cut
     y, t = w.y[w.dev], time.time()
     if part < 1: i = _some(i, y, part, w.seed + repeat)
-    if arm == 'majority': p = _majority(None, np.r_[y[i], len(w.r.vocab) - 1], j)
+    if arm == 'majority': p = _majority(y[i], len(j), len(w.r.vocab))
     elif arm.startswith('LP-FT'): p = _tuned(w, arm.split()[-1], w.dev[i], w.dev[j])[0]
     else: p = _probe(w.x[_of(arm)][w.dev][i], y[i], w.x[_of(arm)][w.dev][j], len(w.r.vocab))[0]
     if part == 1 and repeat == 0: w.probs.setdefault(arm, np.full((len(y), p.shape[1]), np.nan))[j] = p
@@ -377,7 +377,7 @@ def _tuned(w, name, train, to):
 
 EPOCHS = 3 # of fine-tuning
 
-def _means(w, share=.25):
+def _means(w):
     "The table of methods, and the paired differences."
     rows = w.r.splits = pd.DataFrame(w.rows)
     full = rows[rows.part == 1].pivot(index=['repeat', 'split'], columns='method', values='accuracy')
@@ -393,10 +393,10 @@ def _means(w, share=.25):
 def _compare(w):
     "All methods that there is time for."
     raw, first, *others = [f'regression on {_RAW[w.kind]}', *(f'probe on {o}' for o in _BODIES[w.kind])]
-    w.raw, w.dls_dev = raw, None
+    w.raw = raw
     w.say(f'{raw} and {first}, by cross-validation')
     w.x[_RAW[w.kind]] = _raw(w.kind, w.dl, w.items, w.dev)
-    cuts, budget = _cuts(w, 0), w.left()
+    cuts = _cuts(w, 0)
     for k,c in enumerate(cuts):
         for arm in ('majority', raw, first): _score(w, arm, 0, k, c)
     _means(w)
