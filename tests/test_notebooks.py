@@ -156,3 +156,8 @@ def test_requirements_have_lower_bounds_only():
     ini.read(ROOT/'settings.ini', encoding='utf-8')
     reqs = [o.strip() for k,v in ini['DEFAULT'].items() if k.endswith('requirements') for o in v.splitlines() if o.strip()]
     assert reqs and all(re.fullmatch(r'[\w.-]+>=[\d.]+', o) for o in reqs), reqs
+
+
+@each(LESSONS)
+def test_lines_fit(nb):
+    for c in cells(nb, 'code'): assert not (long := [o for o in c['source'].splitlines() if len(o) > 110]), long

@@ -78,7 +78,7 @@ def run(code, cwd):
 def tags_of(work, sentence):
     "What lesson 11 saves is Transformers' own format, for tags rather than labels."
     asked = run('from transformers import BertForTokenClassification\nfrom tlcourse.heads import tag, with_head\n'
-                f'print(tag(with_head(BertForTokenClassification, "hf:my_model"), [{sentence.split()!r}]))', work)
+                f'print(tag(with_head(BertForTokenClassification, "hf:my_model_11"), [{sentence.split()!r}]))', work)
     assert asked.returncode == 0, asked.stderr[-3000:]
     tags, = ast.literal_eval(asked.stdout.strip().splitlines()[-1])
     assert len(tags) == len(sentence.split()) and {o.split('-')[0] for o in tags} <= {'O', 'B', 'I'}
@@ -93,7 +93,7 @@ def test_a_recipe_on_data_of_ones_own(lesson, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip(), 'it says nothing'
     if label is None: return tags_of(work, new)
-    ask = f'from tlcourse import deploy\nprint(deploy.load("my_model").predict({str(new)!r}).label.iloc[0])'
+    ask = f'from tlcourse import deploy\nprint(deploy.load("my_model_{lesson.stem[:2]}").predict({str(new)!r}).label.iloc[0])'
     asked = run(ask, work)
     assert asked.returncode == 0, asked.stderr[-3000:]
     assert asked.stdout.split()[-1] == label

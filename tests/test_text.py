@@ -307,4 +307,4 @@ def test_the_recipe_as_a_script(tmp_path):
     out = subprocess.run([sys.executable, '-W', 'ignore', 'recipe.py'], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8',
                          env=os.environ | dict(PYTHONPATH=str(Path(T.__file__).parent.parent), PYTHONUTF8='1', CUDA_VISIBLE_DEVICES=''))
     assert out.returncode == 0, out.stderr[-600:]
-    assert out.stdout.strip().splitlines()[-1] == "['good', 'bad']" and (tmp_path/'my_model'/'tlcourse.json').exists()
+    assert out.stdout.strip().splitlines()[-1] == "['good', 'bad']" and (tmp_path/'my_model_08'/'tlcourse.json').exists()
