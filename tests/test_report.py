@@ -19,6 +19,7 @@ def test_corrected_is_the_formula_and_ends_where_a_difference_must():
     d = np.random.default_rng(0).normal(.1, .05, 10)
     half = student.ppf(.975, 9)*(d.var(ddof=1)*(1/10 + 1/4))**.5
     assert np.allclose(corrected(d, 1/4), (d.mean(), d.mean() - half, d.mean() + half))
+    assert np.isclose(corrected(d, 1/4, level=.975)[2] - d.mean(), half*student.ppf(.9875, 9)/student.ppf(.975, 9))
     assert corrected([.9, 1., .4], 1/4, 0.)[2] == 1. and corrected([.3], 1/4)[1:] == (-1., 1.)
 
 def test_held_out_predictions_are_those_of_a_ridge_regression():
@@ -66,6 +67,16 @@ def test_wrong_labels_as_a_loop_finds_them():
     got = wrong_labels(p, given)
     assert set(zip(got['item'], got.likely)) == want and (got['item'] < 20).sum() >= 12 and (got['item'][:5] < 20).all() and got.margin.is_monotonic_decreasing
 
+
+def test_the_best_of_two_bodies_needs_a_wider_interval():
+    w = SimpleNamespace(raw='raw', r=R.Report('pictures', ['a', 'b']))
+    w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v, seconds=1.) for m,u in (('raw', 0.), ('probe on a', .1), ('probe on b', .2))
+              for k,v in enumerate(u + np.array([.5, .6, .5, .4, .5])*(1 + u))]
+    R._means(w)
+    d = w.r.differences.set_index(['method', 'minus'])
+    s = pd.DataFrame(w.rows).pivot(index='split', columns='method', values='accuracy')
+    assert np.allclose(d.loc[('probe on b', 'raw'), ['low', 'high']].astype(float), corrected(s['probe on b'] - s.raw, 1/4, level=.975)[1:])
+    assert np.allclose(d.loc[('probe on b', 'probe on a'), ['low', 'high']].astype(float), corrected(s['probe on b'] - s['probe on a'], 1/4)[1:])
 
 def compared(probe, raw):
     "A comparison whose splits have these accuracies."

@@ -37,11 +37,12 @@ def corrected(
     share:float,    # tested items for each trained one; 1/4 in 5-fold cross-validation
     low:float=-1.,  # that a mean cannot go below
     high:float=1.,  # or above
-) -> tuple:         # mean, and the ends of its 95 % interval; (mean, low, high) for a single split
+    level:float=.95,# of the interval
+) -> tuple:         # mean, and the ends of its interval; (mean, low, high) for a single split
     "The corrected resampled t interval over splits of one data set (Nadeau and Bengio, 2003)."
     d = np.asarray(d, float)
     if len(d) < 2: return float(d.mean()), low, high
-    half = student.ppf(.975, len(d) - 1)*np.sqrt((1/len(d) + share)*d.var(ddof=1))
+    half = student.ppf((1 + level)/2, len(d) - 1)*np.sqrt((1/len(d) + share)*d.var(ddof=1))
     return float(d.mean()), float(max(low, d.mean() - half)), float(min(high, d.mean() + half))
 
 # %% ../nbs/foundations/report.ipynb #e4f248e5
@@ -385,7 +386,8 @@ def _means(w):
     w.share = share = 1/max(1, full.index.get_level_values('split').nunique() - 1)
     w.r.table = pd.DataFrame([(*corrected(full[a].dropna(), share, 0.), rows[(rows.method == a) & (rows.part == 1)].seconds.mean(), full[a].count()) for a in arms],
                              columns=['accuracy', 'low', 'high', 'seconds', 'splits'], index=pd.Index(arms, name='method'))
-    def pair(a, b): d = (full[a] - full[b]).dropna(); return (a, b, *corrected(d, share), len(d))
+    level = 1 - .05/max(1, sum(o.startswith('probe') for o in arms)) # Bonferroni: the best of several bodies is compared
+    def pair(a, b): d = (full[a] - full[b]).dropna(); return (a, b, *corrected(d, share, level=level if b == w.raw else .95), len(d))
     pairs = [pair(b, a) for n,a in enumerate(arms) for b in arms[n+1:] if a != 'majority']
     w.r.differences = pd.DataFrame(pairs, columns=['method', 'minus', 'difference', 'low', 'high', 'splits'])
 
@@ -632,7 +634,7 @@ def html(
     parts = [f'<h1>{escape(title)}</h1>', '<div class="verdict">', *(f'<p>{escape(o)}</p>' for o in r.verdict), '</div>']
     for heading,fig in r.figures: parts += [f'<h2>{escape(heading)}</h2>', fig._repr_mimebundle_()[0]['text/html']]
     tables = [('Methods', r.table, 'Accuracy in cross-validation, with the corrected 95 % interval; seconds for one split.'),
-              ('Differences', r.differences, 'Paired, over the same splits.'),
+              ('Differences', r.differences, 'Paired, over the same splits. 95 % intervals; against the baseline widened by Bonferroni for the number of bodies tried.'),
               ('Classes', r.classes, 'Items in the development part and kept apart; the share that is found of those kept apart.'),
               ('Errors', r.errors, 'Of the part kept apart, the surest first.'), ('Labels that are likely wrong', r.suspects, 'By confident learning.'),
               ('Items that are the same, or nearly', r.twins, 'Cosine of their features.'), ('Items that could not be used', r.bad, '')]
