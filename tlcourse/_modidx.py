@@ -1149,6 +1149,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tlcourse.report._some': ('foundations/report.html#_some', 'tlcourse/report.py'),
                                  'tlcourse.report._steps': ('foundations/report.html#_steps', 'tlcourse/report.py'),
                                  'tlcourse.report._suspects': ('foundations/report.html#_suspects', 'tlcourse/report.py'),
+                                 'tlcourse.report._svm': ('foundations/report.html#_svm', 'tlcourse/report.py'),
                                  'tlcourse.report._there': ('foundations/report.html#_there', 'tlcourse/report.py'),
                                  'tlcourse.report._together': ('foundations/report.html#_together', 'tlcourse/report.py'),
                                  'tlcourse.report._transfer': ('foundations/report.html#_transfer', 'tlcourse/report.py'),

@@ -19,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
+from sklearn.svm import SVC
 
 from .core import TLCourseError, document, first_line, no_bar, write_whole
 from .deploy import DeployError, save, wilson
@@ -332,6 +333,10 @@ def _cuts(w, repeat):
 
 def _majority(y, n, c): return np.tile(np.bincount(y, minlength=c)/len(y), (n, 1))
 
+def _svm(x, y, to, c):
+    "Answers [n, c], 1 for the class, by a support vector machine with a Gaussian kernel."
+    return np.eye(c)[SVC(C=10., gamma='scale').fit(x, y).predict(to)]
+
 def _probe(x, y, to, c, folds=3):
     "Probabilities [n, c] of `to` by a probe on `x`, and the probe."
     m = probe(Features(x, y), folds=folds)
@@ -345,12 +350,13 @@ def _score(w, arm, repeat, k, cut, part=1.):
     y, t = w.y[w.dev], time.time()
     if part < 1: i = _some(i, y, part, w.seed + repeat)
     if arm == 'majority': p = _majority(y[i], len(j), len(w.r.vocab))
+    elif arm.startswith('SVM'): p = _svm(w.x[_of(arm)][w.dev][i], y[i], w.x[_of(arm)][w.dev][j], len(w.r.vocab))
     elif arm.startswith('LP-FT'): p = _tuned(w, arm.split()[-1], w.dev[i], w.dev[j])[0]
     else: p = _probe(w.x[_of(arm)][w.dev][i], y[i], w.x[_of(arm)][w.dev][j], len(w.r.vocab))[0]
     if part == 1 and repeat == 0: w.probs.setdefault(arm, np.full((len(y), p.shape[1]), np.nan))[j] = p
     w.rows.append(dict(method=arm, repeat=repeat, split=k, part=part, n=len(i), accuracy=float((p.argmax(1) == y[j]).mean()), seconds=time.time() - t))
 
-def _of(arm): return arm.removeprefix('probe on ').removeprefix('regression on ')
+def _of(arm): return arm.removeprefix('probe on ').removeprefix('regression on ').removeprefix('SVM on ')
 
 def _some(i, y, part, seed):
     "A stratified part of the positions `i`."
@@ -394,13 +400,15 @@ def _means(w):
 # %% ../nbs/foundations/report.ipynb #ede0e9af
 def _compare(w):
     "All methods that there is time for."
-    raw, first, *others = [f'regression on {_RAW[w.kind]}', *(f'probe on {o}' for o in _BODIES[w.kind])]
+    raw, svm, first, *others = [f'regression on {_RAW[w.kind]}', f'SVM on {_RAW[w.kind]}', *(f'probe on {o}' for o in _BODIES[w.kind])]
     w.raw = raw
     w.say(f'{raw} and {first}, by cross-validation')
     w.x[_RAW[w.kind]] = _raw(w.kind, w.dl, w.items, w.dev)
     cuts = _cuts(w, 0)
     for k,c in enumerate(cuts):
-        for arm in ('majority', raw, first): _score(w, arm, 0, k, c)
+        for arm in ('majority', raw, svm, first): _score(w, arm, 0, k, c)
+    _means(w)
+    w.raw = w.r.table.accuracy[[raw, svm]].idxmax()
     _means(w)
     if w.r.p > LEVEL: return
     split = w.r.table.seconds
@@ -417,7 +425,7 @@ def _compare(w):
     if .75*len(cuts)*split[first] < .5*w.left():
         w.say('what fewer labels would give')
         _fewer(w, 0, cuts)
-    _tune_and_repeat(w, cuts, raw)
+    _tune_and_repeat(w, cuts, w.raw)
 
 def _fewer(w, repeat, cuts):
     "The best probe on a quarter and on half of each training part."
@@ -470,7 +478,9 @@ def _judge(w, out, data):
     if not len(w.kept): raise ReportError('each item that was kept apart has a twin in the development part: remove copies, or say with groups= what belongs together.')
     if net == tuned: probs, model = _tuned(w, _of(w.best), w.dev, w.kept)
     else: probs, model = _probe(w.x[_of(w.best)][w.dev], y[w.dev], w.x[_of(w.best)][w.kept], c, 5)
-    if r.best == w.raw: probs = _probe(w.x[_RAW[w.kind]][w.dev], y[w.dev], w.x[_RAW[w.kind]][w.kept], c, 5)[0]
+    if r.best == w.raw:
+        x = w.x[_RAW[w.kind]]
+        probs = _svm(x[w.dev], y[w.dev], x[w.kept], c) if w.raw.startswith('SVM') else _probe(x[w.dev], y[w.dev], x[w.kept], c, 5)[0]
     said, true = probs.argmax(1), y[w.kept]
     r.test = (float((said == true).mean()), *wilson(int((said == true).sum()), len(true)))
     with np.errstate(invalid='ignore'):
@@ -528,12 +538,12 @@ def _method(w):
     "Which body, which method, and how good they are on what was kept apart."
     r, res = w.r, []
     for a in r.table.index:
-        if a in (w.best, w.raw, 'majority'): continue
+        if a == w.best or not a.startswith(('probe', 'LP-FT')): continue
         d, what = (_row(w, a, w.best), a) if a.startswith('LP-FT') else (tuple(-o for o in np.array(_pair(w, a))[[0, 2, 1]]), a)
         word = 'better than' if d[1] > 0 else 'worse than' if d[2] < 0 else 'not to be told from'
         res.append(f'{what} is {word} {w.best}: {_pp(d)}.')
     if r.test: res.append(f'Recommended: {r.best}. On the {len(w.kept)} {w.kind} kept apart, looked at once: {r.test[0]:.3f} right '
-                          f'(95 % interval {r.test[1]:.3f} to {r.test[2]:.3f}).' + f' Saved is the {w.best} all the same, as a regression is no network.'*(r.best == w.raw and w.saved))
+                          f'(95 % interval {r.test[1]:.3f} to {r.test[2]:.3f}).' + f' Saved is the {w.best} all the same, as the other is no network.'*(r.best == w.raw and w.saved))
     if 'recall' in r.classes and len(r.errors):
         k = r.classes.recall.idxmin()
         res.append(f"Missed most: {k}, of which {r.classes.recall[k]:.2f} are found" + (f", the others taken for {r.classes['taken for'][k]}." if r.classes['taken for'][k] else '.'))
