@@ -473,7 +473,8 @@ def _judge(w, out, data):
     r, c = w.r, len(w.r.vocab)
     tuned, y = next((o for o in r.table.index if o.startswith('LP-FT')), None), w.y
     net = tuned if tuned and _row(w, tuned, w.best)[1] > 0 else w.best
-    r.best = w.raw if net == w.best and _enough(_row(w, w.best, w.raw)) else net
+    d = _row(w, w.best, w.raw)
+    r.best = w.raw if net == w.best and (_enough(d) or d[0] <= 0) else net # the cheaper one, where the network is not ahead
     w.say(f'{r.best} on all of the development part, and on what was kept apart')
     if not len(w.kept): raise ReportError('each item that was kept apart has a twin in the development part: remove copies, or say with groups= what belongs together.')
     if net == tuned: probs, model = _tuned(w, _of(w.best), w.dev, w.kept)
