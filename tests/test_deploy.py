@@ -547,6 +547,10 @@ def test_lora_of_texts(words, tmp_path):
     with torch.no_grad(): p = torch.softmax(body(**ids).last_hidden_state.mean(1)@head['weight'].T + head['bias'], 1)
     np.testing.assert_allclose(model.predict('A cup race.')[model.about['names']], p, atol=1e-5)
     assert not (tmp_path/'m'/'model.safetensors').exists() and (tmp_path/'m'/'adapter_model.safetensors').stat().st_size < 2e6
+    from tlcourse.lora import merge # saved over its adapter, a merged network must not get the adapter again (findings/peft-merged-into-its-folder.sh)
+    whole = learner(learn.dls, merge(tuned.model))
+    same_texts(whole, load(save(whole, tmp_path/'m')))
+    assert not list((tmp_path/'m').glob('adapter*')) and not hasattr(AutoModel.from_pretrained(tmp_path/'m'), 'peft_config')
 
 
 def test_a_classifier_of_transformers(words, tmp_path):

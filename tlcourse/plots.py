@@ -215,10 +215,10 @@ def learning_curve(df: pd.DataFrame, # one row a run
 def _curve_alt(tables, x, y, xlabel, level):
     "What the lines do, in words."
     def line(name, t):
-        a, b = t[y].iloc[0], t[y].iloc[-1]
-        if len(t) == 1: return f'{name} {_text(a)} at {t[x].iloc[0]:,}'
+        (a, *_, b), at = t[y].iloc[[0, -1]], [_tick(o) for o in t[x].iloc[[0, -1]].tolist()]
+        if len(t) == 1: return f'{name} {_text(a)} at {at[0]}'
         verb = 'stays at' if _text(a) == _text(b) else 'rises from' if b > a else 'falls from'
-        return f'{name} {verb} {_text(a)}' + ('' if verb == 'stays at' else f' at {t[x].iloc[0]:,} to {_text(b)} at {t[x].iloc[-1]:,}')
+        return f'{name} {verb} {_text(a)}' + ('' if verb == 'stays at' else f' at {at[0]} to {_text(b)} at {at[1]}')
     seeds = max(t.seeds.max() for t in tables.values())
     return (f'{_say(y).capitalize()} over {xlabel or _say(x)}, {_over(seeds, level)}: '
             + '; '.join(line(m, t) for m, t in tables.items()) + '.')
