@@ -227,6 +227,7 @@ def test_without_peft(monkeypatch):
     monkeypatch.setitem(sys.modules, 'peft', None)
     with pytest.raises(ImportError, match=r"needs peft; run pip install 'tlcourse\[text\]'"): adapt(net(), 'lora')
     assert adapt(net(), 'bottleneck', ['fc'], width=2) and inject(net(), partial(LoRA, r=2))
+    assert any(isinstance(m, LoRA) for m in inject(nn.Sequential(nn.Linear(16, 9), nn.Linear(9, 2)), where=['0']).modules()), 'LoRA is the default'
 
 
 # in a Learner

@@ -930,6 +930,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tlcourse.lora.LoRA.__init__': ('lessons/lora.html#lora.__init__', 'tlcourse/lora.py'),
                                'tlcourse.lora.LoRA.forward': ('lessons/lora.html#lora.forward', 'tlcourse/lora.py'),
                                'tlcourse.lora.LoRA.merged': ('lessons/lora.html#lora.merged', 'tlcourse/lora.py'),
+                               'tlcourse.lora.inject': ('lessons/lora.html#inject', 'tlcourse/lora.py'),
                                'tlcourse.lora.merge': ('lessons/lora.html#merge', 'tlcourse/lora.py')},
             'tlcourse.pictures': { 'tlcourse.pictures.PictureError': ('foundations/pictures.html#pictureerror', 'tlcourse/pictures.py'),
                                    'tlcourse.pictures._deep': ('foundations/pictures.html#_deep', 'tlcourse/pictures.py'),

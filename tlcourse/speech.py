@@ -129,6 +129,7 @@ def load(
     res.name = name
     return res
 
+# %% ../nbs/lessons/09_speech.ipynb #5d7a4df3
 def encoder(n_out=None, seconds=2., name='whisper_tiny_en', pretrained=True):
     "The old name of `load`."
     warnings.warn('speech.encoder(n_out, seconds, name) is now speech.load(name, n_out, seconds); '
@@ -146,6 +147,7 @@ def hidden(
     for m in body: x = m(x)
     return pool.norm(x)
 
+# %% ../nbs/lessons/09_speech.ipynb #e5829e29
 @lru_cache(maxsize=1)
 def _bundled(): return whisper()
 
