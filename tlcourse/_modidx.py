@@ -78,6 +78,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'tlcourse.assets': { 'tlcourse.assets.Asset': ('foundations/assets.html#asset', 'tlcourse/assets.py'),
                                  'tlcourse.assets.Asset.folder': ('foundations/assets.html#asset.folder', 'tlcourse/assets.py'),
                                  'tlcourse.assets.AssetError': ('foundations/assets.html#asseterror', 'tlcourse/assets.py'),
+                                 'tlcourse.assets._any_system': ('foundations/assets.html#_any_system', 'tlcourse/assets.py'),
                                  'tlcourse.assets._bar': ('foundations/assets.html#_bar', 'tlcourse/assets.py'),
                                  'tlcourse.assets._bring': ('foundations/assets.html#_bring', 'tlcourse/assets.py'),
                                  'tlcourse.assets._dest': ('foundations/assets.html#_dest', 'tlcourse/assets.py'),
