@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['leep_of', 'leep', 'nce', 'evidence', 'logme', 'h_score_of', 'h_score']
 
-# %% ../nbs/lessons/14_choosing.ipynb #268a3407
+# %% ../nbs/lessons/14_choosing.ipynb #11dd31e3
 from time import perf_counter
 
 import numpy as np, pandas as pd
@@ -14,7 +14,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from .core import document
 from .scores import chance, features, probabilities, refuse, ridge, spectrum, targets
 
-# %% ../nbs/lessons/14_choosing.ipynb #d4c25eb0
+# %% ../nbs/lessons/14_choosing.ipynb #62ffbdf7
 def leep_of(p):
     "Function of class columns t [n, C] to LEEP, given probabilities p [n, Z]."
     def of(t):
@@ -40,7 +40,7 @@ def nce(
     z = np.unique(np.asarray(source), return_inverse=True)[1]
     return leep_of(np.eye(len(z))[:, :max(z, default=0) + 1][z])(targets('nce', y, len(z)))
 
-# %% ../nbs/lessons/14_choosing.ipynb #faa5484c
+# %% ../nbs/lessons/14_choosing.ipynb #8d56e611
 def evidence(x):
     "Function of columns t [n, C] to their log evidence [C], given features x, at the best α and β."
     (u, s2), n = spectrum(x), len(x)
@@ -60,7 +60,7 @@ def evidence(x):
         return value(w, noise)
     return of
 
-# %% ../nbs/lessons/14_choosing.ipynb #4b90150a
+# %% ../nbs/lessons/14_choosing.ipynb #2e15d71a
 def logme(
     x, # [n, D] features
     y, # [n] classes, whole numbers or names; or numbers with a fraction, for regression
@@ -73,7 +73,7 @@ def logme(
     t = y[:, None] if numbers else targets('logme', y, len(x))
     return float(evidence(x)(t).mean()/len(x))
 
-# %% ../nbs/lessons/14_choosing.ipynb #aae0aebb
+# %% ../nbs/lessons/14_choosing.ipynb #448d4d25
 def h_score_of(x):
     "Function of class columns t [n, C] to the H-score, given features x."
     x = x - x.mean(0)
@@ -89,5 +89,5 @@ def h_score(
     x = features('h_score', x)
     return h_score_of(x)(targets('h_score', y, len(x)))
 
-# %% ../nbs/lessons/14_choosing.ipynb #73b11a02
+# %% ../nbs/lessons/14_choosing.ipynb #e3ea05cc
 document(globals())
