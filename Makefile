@@ -1,4 +1,4 @@
-# make demo, make test, make lab, make docs, make bench, make clean. On Windows: the plain commands in README.md.
+# make demo, make test, make lab, make docs, make site, make bench, make clean. On Windows: the plain commands in README.md.
 #
 # PYTHON             the Python to make .venv with (python3)
 # UV_TORCH_BACKEND   which torch to install; cpu saves 4 GB on a Linux machine without a GPU. Unset, the index decides.
@@ -12,13 +12,14 @@ UV = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN)/py
 	if [ -n "$$index" ]; then UV_DEFAULT_INDEX="$$index"; export UV_DEFAULT_INDEX; fi; \
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: help demo test lab docs bench constraints clean
+.PHONY: help demo test lab docs site bench constraints clean
 
 help:
 	@echo 'make demo         set up .venv, run lesson 01 and show its result'
 	@echo 'make lab          the lessons in JupyterLab'
 	@echo 'make test         the tests of the notebooks, then pytest'
 	@echo 'make docs         the modules and README.md from the notebooks'
+	@echo 'make site         the course as web pages, in build/site'
 	@echo 'make bench        measure, and write benchmarks/results.md'
 	@echo 'make constraints  renew the versions last tested together'
 	@echo 'make clean        remove .venv, what was built and runs/; the downloaded assets stay'
@@ -37,6 +38,9 @@ test: .venv/.dev
 docs: .venv/.dev
 	$(BIN)/nbdev-export
 	$(BIN)/python tools/readme.py
+
+site: .venv/.dev
+	$(BIN)/python site/pages.py
 
 bench: .venv/.dev
 	$(BIN)/python benchmarks/run.py
@@ -67,5 +71,5 @@ clean:
 
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
-	@$(UV) -e '.[dev,text,speech,deploy]'
+	@$(UV) -e '.[dev,text,speech,deploy,site]'
 	@touch $@
