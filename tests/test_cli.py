@@ -394,6 +394,14 @@ sys.exit(cli.main(['fetch', 'tlslow']))"""
 def marks(check): return {f.what: f.mark for f in check()}
 
 
+@pytest.mark.parametrize('system, machine, version, good', [('Darwin', 'x86_64', '15.1', False), ('Darwin', 'arm64', '13.6.1', False),
+                                                            ('Darwin', 'arm64', '14.0', True), ('Linux', 'x86_64', '', True)])
+def test_doctor_system(monkeypatch, system, machine, version, good):
+    for k, v in dict(system=system, machine=machine).items(): monkeypatch.setattr(cli.platform, k, lambda v=v: v)
+    monkeypatch.setattr(cli.platform, 'mac_ver', lambda: (version, ('', '', ''), machine))
+    assert ('system' in [o.what for o in cli.check_python() if o.mark == 'problem']) == (not good)
+
+
 def test_doctor_versions(course, monkeypatch):
     import importlib.metadata as md
     real = md.version

@@ -494,6 +494,9 @@ def check_python():
     "Which Python this is."
     yield ok('Python', f'{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}')
     if sys.maxsize < 2**32: yield problem('Python', 'this is a 32-bit Python, and torch has none', 'install a 64-bit Python')
+    if platform.system() == 'Darwin' and (platform.machine() == 'x86_64' or int(platform.mac_ver()[0].split('.')[0]) < 14):
+        yield problem('system', 'PyTorch has no build for Intel Macs and macOS before 14',
+                      'take Linux, Windows, or a Mac with Apple silicon and macOS 14 or newer')
 
 def _installed(name):
     "The installed version of a distribution, or None."
