@@ -544,6 +544,20 @@ def test_doctor_machine(course, monkeypatch):
     assert all(f.fix for f in cli.check_machine())
 
 
+@pytest.mark.parametrize('cores, free, by, mark, says', [
+    (2, 2, '', 'ok', '2 of 2'), (2, 1, '', 'note', '1 of 2'), (8, -1, '', 'note', '1 of 8'), (1, 1, '', None, ''), (2, 0, '3', 'ok', 'OMP_NUM_THREADS=3 is set')])
+def test_doctor_threads(monkeypatch, cores, free, by, mark, says):
+    from tlcourse import threads
+    monkeypatch.delenv('MKL_NUM_THREADS', raising=False)
+    monkeypatch.setenv('OMP_NUM_THREADS', by)
+    monkeypatch.setattr(threads, 'cores', lambda: list(range(cores)))
+    monkeypatch.setattr(threads, 'free_cores', lambda old, new: free)
+    monkeypatch.setattr(threads, 'reading', dict)
+    found = list(cli.check_threads())
+    assert [f.mark for f in found] == ([mark] if mark else []) and all(says in f.said for f in found)
+    assert all(f.fix for f in found if f.mark == 'note')
+
+
 @pytest.mark.parametrize('code, mark', [(0, 'ok'), (1, 'note')])
 def test_doctor_index(course, monkeypatch, code, mark):
     asked = []
