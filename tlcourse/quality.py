@@ -27,7 +27,7 @@ def held_out(
     ridge, g = max(np.trace(k)/len(x), 1e-12), np.arange(len(x)) if groups is None else groups
     n = min(folds, len(np.unique(g)))
     cv = KFold(n, shuffle=True, random_state=seed) if groups is None else GroupKFold(n)
-    for i,j in cv.split(x, groups=g):
+    for i,j in cv.split(x, groups=groups):
         a = k[np.ix_(j, i)] - k[np.ix_(i, i)].mean(0)
         c = np.eye(len(i)) - 1/len(i)
         res[np.ix_(j, i)] = a@c@np.linalg.inv(c@k[np.ix_(i, i)]@c + ridge*np.eye(len(i)))@c + 1/len(i)
@@ -80,7 +80,7 @@ def twins(
     at:float=.97,       # cosine from which two items are nearly the same; exact copies have 1
     center=None,        # [d] what is taken from features first; default their mean
     near=None,          # [n, m] the items themselves, such as small pictures, to find copies that a network takes for others
-    ratio:float=.3,     # copies: so many times as far from each other as from the fifth neighbor, at most
+    ratio:float=.25,    # copies: so many times as far from each other as from the fifth neighbor, at most
 ) -> pd.DataFrame:      # columns first, second (positions), cosine, across: are they in two parts?
     "Pairs of items that are the same, or nearly; the closest first, and those across parts before others."
     z = np.asarray(x, np.float32) - (np.mean(x, 0) if center is None else center)
