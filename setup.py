@@ -40,6 +40,7 @@ setup(
     install_requires=requirements('requirements'),
     extras_require={k.removesuffix('_requirements'): requirements(k) for k in cfg if k.endswith('_requirements')},
     packages=['tlcourse'],
+    package_data={'tlcourse': ['full/*.tsv']},
     entry_points={'console_scripts': ['tlcourse=tlcourse.cli:main'], 'nbdev': ['tlcourse=tlcourse._modidx:d']},
     cmdclass={'build_py': BuildCourse},
 )

@@ -394,6 +394,14 @@ sys.exit(cli.main(['fetch', 'tlslow']))"""
 def marks(check): return {f.what: f.mark for f in check()}
 
 
+@pytest.mark.parametrize('system, machine, version, good', [('Darwin', 'x86_64', '15.1', False), ('Darwin', 'arm64', '13.6.1', False),
+                                                            ('Darwin', 'arm64', '14.0', True), ('Linux', 'x86_64', '', True)])
+def test_doctor_system(monkeypatch, system, machine, version, good):
+    for k, v in dict(system=system, machine=machine).items(): monkeypatch.setattr(cli.platform, k, lambda v=v: v)
+    monkeypatch.setattr(cli.platform, 'mac_ver', lambda: (version, ('', '', ''), machine))
+    assert ('system' in [o.what for o in cli.check_python() if o.mark == 'problem']) == (not good)
+
+
 def test_doctor_versions(course, monkeypatch):
     import importlib.metadata as md
     real = md.version
@@ -534,6 +542,20 @@ def test_doctor_machine(course, monkeypatch):
     monkeypatch.setattr(cli.os, 'cpu_count', lambda: 1)
     assert marks(cli.check_machine) == dict(cores='note', memory='note', disk='note')
     assert all(f.fix for f in cli.check_machine())
+
+
+@pytest.mark.parametrize('cores, free, by, mark, says', [
+    (2, 2, '', 'ok', '2 of 2'), (2, 1, '', 'note', '1 of 2'), (8, -1, '', 'note', '1 of 8'), (1, 1, '', None, ''), (2, 0, '3', 'ok', 'OMP_NUM_THREADS=3 is set')])
+def test_doctor_threads(monkeypatch, cores, free, by, mark, says):
+    from tlcourse import threads
+    monkeypatch.delenv('MKL_NUM_THREADS', raising=False)
+    monkeypatch.setenv('OMP_NUM_THREADS', by)
+    monkeypatch.setattr(threads, 'cores', lambda: list(range(cores)))
+    monkeypatch.setattr(threads, 'free_cores', lambda old, new: free)
+    monkeypatch.setattr(threads, 'reading', dict)
+    found = list(cli.check_threads())
+    assert [f.mark for f in found] == ([mark] if mark else []) and all(says in f.said for f in found)
+    assert all(f.fix for f in found if f.mark == 'note')
 
 
 @pytest.mark.parametrize('code, mark', [(0, 'ok'), (1, 'note')])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tlcourse import cli
+from tlcourse import cli, plots
 from tlcourse.assets import catalog, find
 
 ROOT = Path(__file__).parent.parent
@@ -161,3 +161,22 @@ def test_requirements_have_lower_bounds_only():
 @each(LESSONS)
 def test_lines_fit(nb):
     for c in cells(nb, 'code'): assert not (long := [o for o in c['source'].splitlines() if len(o) > 110]), long
+
+
+FULL = sorted((ROOT/'tlcourse'/'full').glob('*.tsv'))
+
+@each(FULL)
+def test_full_tables_and_lesson_are_in_step(nb):
+    "Each kept table is that of a label, stands under its heading, has the rows and columns of the quick one, and is shown."
+    spec = importlib.util.spec_from_file_location('full_tables', ROOT/'tools'/'full_tables.py')
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    lesson = next(o for o in LESSONS if o.stem.startswith(nb.stem))
+    quick = {label: (heading, rows) for label, heading, rows in tool.tables(lesson)}
+    kept = plots.full_tables(nb.stem)
+    for label, df in kept.items():
+        heading, (names, *rows) = quick[label]
+        assert df.attrs['title'] == heading and set(names) <= set(df.columns) and df.notna().all(None), label
+        first = {o[0] for o in rows}
+        assert first.issubset(df.iloc[:, 0]) or first.isdisjoint(df.iloc[:, 0]) and all(re.search(r'\d', o) for o in first), label
+    shown = [''.join(text(o)) for c, o in outputs(lesson) if f"full_tables('{nb.stem}')" in c['source']]
+    assert len(shown) == 1 and all(f'<code>{label}</code>, full profile' in shown[0] for label in kept)

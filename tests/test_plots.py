@@ -369,3 +369,31 @@ def test_an_explorer_shows_its_figure_and_draws_it_anew(monkeypatch):
     assert figures() == ['a line to 3'] and sum(isinstance(o, dict) for o in shown) == 1
     explorer.controls['a'].value = 4
     assert figures() == ['a line to 3', 'a line to 4'] and drawn == [3, 4]
+
+
+# tables of a full profile
+
+def test_full_tables_are_shown_closed_and_as_they_were(monkeypatch, tmp_path):
+    (tmp_path/'full').mkdir()
+    (tmp_path/'full'/'05.tsv').write_text('# tbl-a How <good>?\nmethod\tgain\nprobe\t0.50\n\n# tbl-b Why?\n\tn\nx\t1,000\n', encoding='utf-8')
+    monkeypatch.setattr(plots, 'files', lambda package: tmp_path)
+    t = plots.full_tables('05')
+    assert list(t) == ['tbl-a', 'tbl-b'] and t['tbl-a'].gain.tolist() == ['0.50'] and t['tbl-b'].columns.tolist() == ['', 'n']
+    html = t._repr_html_()
+    assert html.count('<details>') == 2 == html.count('<table') and 'open' not in html and 'How &lt;good&gt;?' in html and '1,000' in html
+    assert 'How <good>? (tbl-a), full profile' in repr(t) and '0.50' in repr(t)
+    with pytest.raises(plots.PlotError, match='no tables of lesson .55. are kept; did you mean 05'): plots.full_tables('55')
+
+def test_full_tables_flattens_what_pandas_shows():
+    import importlib.util
+    from pathlib import Path
+    spec = importlib.util.spec_from_file_location('full_tables', Path(__file__).parent.parent/'tools'/'full_tables.py')
+    spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
+    df = pd.DataFrame(dict(kind=['a', 'a', 'b'], body=['x', 'y', 'x'], acc=[.5, .25, 1.], n=[1, 2, 3]))
+    flat = lambda o: tool.flat(tool.Grid(o._repr_html_()))
+    assert flat(df.set_index('body')[['n']]) == [['body', 'n'], ['x', '1'], ['y', '2'], ['x', '3']]
+    assert flat(df[['n']].iloc[:1]) == [['', 'n'], ['0', '1']]
+    assert flat(df.set_index(['kind', 'body'])) == [['kind', 'body', 'acc', 'n'], ['a', 'x', '0.50', '1'], ['a', 'y', '0.25', '2'], ['b', 'x', '1.00', '3']]
+    wide = df[df.body == 'x'].pivot(index='kind', columns='body', values=['acc', 'n'])
+    assert flat(wide) == [['kind', 'acc, x', 'n, x'], ['a', '0.5', '1.0'], ['b', '1.0', '3.0']]
+    assert flat(df.set_index('kind')[['n']].style) == [['kind', 'n'], ['a', '1'], ['a', '2'], ['b', '3']]

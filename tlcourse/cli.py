@@ -8,9 +8,9 @@ __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 
            'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
            'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place',
            'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'cmd_try',
-           'check_python', 'check_packages', 'check_machine', 'check_jupyter', 'check_cache', 'check_index',
-           'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings',
-           'cmd_doctor', 'make_parser', 'main']
+           'check_python', 'check_packages', 'check_machine', 'check_jupyter', 'check_threads', 'check_cache',
+           'check_index', 'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place',
+           'findings', 'cmd_doctor', 'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
 import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
@@ -494,6 +494,9 @@ def check_python():
     "Which Python this is."
     yield ok('Python', f'{platform.python_version()} on {platform.system()} {platform.machine()}, {sys.executable}')
     if sys.maxsize < 2**32: yield problem('Python', 'this is a 32-bit Python, and torch has none', 'install a 64-bit Python')
+    if platform.system() == 'Darwin' and (platform.machine() == 'x86_64' or int(platform.mac_ver()[0].split('.')[0]) < 14):
+        yield problem('system', 'PyTorch has no build for Intel Macs and macOS before 14',
+                      'take Linux, Windows, or a Mac with Apple silicon and macOS 14 or newer')
 
 def _installed(name):
     "The installed version of a distribution, or None."
@@ -543,6 +546,19 @@ def check_jupyter():
     if exe in ('python', 'python3') or Path(exe).exists() and Path(exe).samefile(sys.executable):
         yield ok('Jupyter', 'the python3 kernel is this Python')
     else: yield note('Jupyter', f'the python3 kernel is not this Python, but {exe}', f'{_python()} -m ipykernel install --sys-prefix')
+
+# %% ../nbs/foundations/cli.ipynb #39ff40c7
+def check_threads():
+    "How many threads would torch take now, and who decides?"
+    from tlcourse import threads
+    n = len(threads.cores())
+    if by := threads.fixed_by(os.environ): yield ok('threads', f'{by} is set, and stays; without it, as many as cores are free')
+    elif n > 1:
+        old, _ = threads.reading(), time.sleep(.5)
+        free = max(0, threads.free_cores(old, threads.reading()))
+        said = f'as many as cores are free: {threads.suited(n, n, free)} of {n}, where `import tlcourse` comes before torch is imported'
+        if threads.suited(n, n, free) == n: yield ok('threads', said)
+        else: yield note('threads', said, 'nothing, or close what keeps the other cores busy; lessons take longer while it runs')
 
 # %% ../nbs/foundations/cli.ipynb #3d0084cf
 def check_cache():
@@ -680,7 +696,7 @@ def check_place():
         yield problem('place', f'your progress cannot be kept in {path}', 'set TLCOURSE_PROGRESS to a file that can be written, or to off')
 
 # %% ../nbs/foundations/cli.ipynb #f57babab
-doctor_checks = [check_python, check_packages, check_machine, check_jupyter, check_cache, check_index, check_torch]
+doctor_checks = [check_python, check_packages, check_machine, check_threads, check_jupyter, check_cache, check_index, check_torch]
 
 def findings(
     chosen=(), # lessons
