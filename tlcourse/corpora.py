@@ -66,7 +66,11 @@ def _folders(path, encoding='utf-8', errors='replace'):
 
 def _parts(prefix): return lambda path: pd.concat([_tab(path/f'{prefix}{part}.tab', part) for part in ('train', 'test')], ignore_index=True)
 
-_sets = dict(bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
+def _reviews(path):
+    df = pd.read_csv(path/'reviews.csv.bz2', dtype=str, keep_default_na=False, encoding='utf-8')
+    return df[df.category != 'plot'].rename(columns=dict(category='label', movie_name='film'))[['text', 'label', 'film']].reset_index(drop=True)
+
+_sets = dict(tomatoes=('tomatoes', _reviews), bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
 
 @lru_cache(maxsize=4)
 def _corpus(name):

