@@ -47,6 +47,7 @@ bench: .venv/.dev
 
 constraints: .venv/.uv
 	$(BIN)/uv pip compile --quiet --upgrade --python-version $(MIN) --all-extras --no-header --no-annotate --refresh-package tlcourse setup.py -o constraints.txt
+	PATH="$(BIN):$$PATH" $(BIN)/python tools/platforms.py
 
 clean:
 	rm -rf .venv build dist tlcourse.egg-info runs .pytest_cache .ruff_cache _proc _docs
@@ -55,6 +56,8 @@ clean:
 .venv/.uv:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MIN)".split("."))))' 2>/dev/null \
 		|| { echo 'tlcourse needs Python $(MIN) or newer; name one with: make demo PYTHON=/path/to/python3'; exit 1; }
+	@"$(PYTHON)" -c 'import platform as p, sys; sys.exit(p.system() == "Darwin" and (p.machine() == "x86_64" or int(p.mac_ver()[0].split(".")[0]) < 14))' \
+		|| { echo 'PyTorch has no build for Intel Macs and macOS before 14: take Linux, Windows, or a Mac with Apple silicon and macOS 14 or newer'; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@touch $@

@@ -41,6 +41,7 @@ from .cache import Store, digest
 from .core import TLCourseError, document, first_line, moved, no_bar
 from .loaders import check_normalization
 from .speed import NEEDS, Engine, SpeedError, compiled, engine, fold_batchnorm, lacking, pointwise, same
+from .threads import fixed
 
 # %% ../nbs/foundations/features.ipynb #78ac197f
 class FeatureError(TLCourseError, ValueError):
@@ -512,7 +513,7 @@ def probe(
         raise FeatureError(f'probe: train has {x.shape[1]} features and valid {valid.x.shape[-1]}; take both from one network and layer.')
     if kind == 'numbers' and class_weight is not None: raise FeatureError('probe: class_weight is for classes, and these labels are numbers.')
     views, mean, scale = len(y)//len(train.y), x.mean(0), x.std() or 1.
-    with threadpool_limits(1):
+    with fixed(), threadpool_limits(1):
         u, s, vt = np.linalg.svd((x - mean)/scale, full_matrices=False)  # exact: the best weights are combinations of pictures
         z = u*s
         if kind == 'numbers': res, losses = RidgeCV(alphas=1/np.asarray(Cs)).fit(z, y), None
