@@ -1,4 +1,4 @@
-# make demo, make test, make lab, make docs, make bench, make clean. On Windows: the plain commands in README.md.
+# make demo, make test, make lab, make docs, make site, make bench, make clean. On Windows: the plain commands in README.md.
 #
 # PYTHON             the Python to make .venv with (python3)
 # UV_TORCH_BACKEND   which torch to install; cpu saves 4 GB on a Linux machine without a GPU. Unset, the index decides.
@@ -12,13 +12,14 @@ UV = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN)/py
 	if [ -n "$$index" ]; then UV_DEFAULT_INDEX="$$index"; export UV_DEFAULT_INDEX; fi; \
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: help demo test lab docs bench constraints clean
+.PHONY: help demo test lab docs site bench constraints clean
 
 help:
 	@echo 'make demo         set up .venv, run lesson 01 and show its result'
 	@echo 'make lab          the lessons in JupyterLab'
 	@echo 'make test         the tests of the notebooks, then pytest'
 	@echo 'make docs         the modules and README.md from the notebooks'
+	@echo 'make site         the course as web pages, in build/site'
 	@echo 'make bench        measure, and write benchmarks/results.md'
 	@echo 'make constraints  renew the versions last tested together'
 	@echo 'make clean        remove .venv, what was built and runs/; the downloaded assets stay'
@@ -38,11 +39,15 @@ docs: .venv/.dev
 	$(BIN)/nbdev-export
 	$(BIN)/python tools/readme.py
 
+site: .venv/.dev
+	$(BIN)/python site/pages.py
+
 bench: .venv/.dev
 	$(BIN)/python benchmarks/run.py
 
 constraints: .venv/.uv
 	$(BIN)/uv pip compile --quiet --upgrade --python-version $(MIN) --all-extras --no-header --no-annotate --refresh-package tlcourse setup.py -o constraints.txt
+	PATH="$(BIN):$$PATH" $(BIN)/python tools/platforms.py
 
 clean:
 	rm -rf .venv build dist tlcourse.egg-info runs .pytest_cache .ruff_cache _proc _docs
@@ -51,6 +56,8 @@ clean:
 .venv/.uv:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, "$(MIN)".split("."))))' 2>/dev/null \
 		|| { echo 'tlcourse needs Python $(MIN) or newer; name one with: make demo PYTHON=/path/to/python3'; exit 1; }
+	@"$(PYTHON)" -c 'import platform as p, sys; sys.exit(p.system() == "Darwin" and (p.machine() == "x86_64" or int(p.mac_ver()[0].split(".")[0]) < 14))' \
+		|| { echo 'PyTorch has no build for Intel Macs and macOS before 14: take Linux, Windows, or a Mac with Apple silicon and macOS 14 or newer'; exit 1; }
 	"$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@touch $@
@@ -61,11 +68,11 @@ clean:
 	@touch $@
 
 .venv/.lab: .venv/.course
-	@echo 'Installing what the lessons on text and speech need'
-	@$(UV) -e '.[text,speech]'
+	@echo 'Installing what the lessons on text and speech and the export need'
+	@$(UV) -e '.[text,speech,deploy]'
 	@touch $@
 
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
-	@$(UV) -e '.[dev,text,speech,deploy]'
+	@$(UV) -e '.[dev,text,speech,deploy,site]'
 	@touch $@

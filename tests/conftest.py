@@ -2,6 +2,8 @@
 import hashlib, io, os, threading, zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+os.environ.setdefault('OMP_NUM_THREADS', '1') # before torch: as many threads in each run, so that each rounds alike
+
 import pytest
 
 from tlcourse.assets import Asset

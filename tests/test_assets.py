@@ -67,6 +67,15 @@ def test_assets_of_one_wheel_are_downloaded_once(home, index, monkeypatch):
     assert index.gets == 1 and (b.folder/'y').read_bytes() == b'y' and not (b.folder/'x').exists()
 
 
+@pytest.mark.parametrize('tag', ['py3-none-win_amd64', 'py3-none-manylinux_2_17_ppc64.manylinux2014_ppc64', 'cp39-cp39-macosx_11_0_arm64'])
+def test_the_wheel_of_another_system_is_taken_for_its_data(home, index, tag):
+    a = index.add('tlfake', PICTURES)
+    index.wheels = {f'tlfake-1.0-{tag}.whl': index.wheels['tlfake-1.0-py3-none-any.whl']}
+    fails(a, 'is not on your index')
+    fetch(dataclasses.replace(a, tag=tag), progress=False)
+    whole(a)
+
+
 def test_url_source(home, index):
     a = index.add('tlfake', PICTURES)
     url = f'{index.url}/files/tlfake-1.0-py3-none-any.whl'

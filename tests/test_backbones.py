@@ -53,6 +53,32 @@ def test_order_is_names(name):
     assert len(paired) == len(state) == len(model.state_dict())
     assert all(paired[timm_name(k, stages)] is v for k,v in state.items())
 
+def test_mobilenet_is_torchvisions():
+    "The file is torchvision's; its own model is the oracle."
+    from torchvision.models import mobilenet_v2
+    model, theirs = B.load('mobilenet_v2'), mobilenet_v2().eval()
+    theirs.load_state_dict(B._read(weights('mobilenet_v2')))
+    with torch.no_grad(): assert torch.allclose(model(wave(96)), theirs(wave(96)), atol=1e-4)
+    cfg = B.input_config('mobilenet_v2')
+    assert (cfg['mean'], cfg['std'], cfg['interpolation']) == ((.485, .456, .406), (.229, .224, .225), 'bilinear')
+
+def test_body_of_craft_is_vgg_by_the_numbers_in_its_file():
+    "The names of the file end with the layer's place in torchvision's VGG16: loaded by name there, in order here."
+    from torchvision.models import vgg16_bn
+    names = {m[1]: v for k,v in B._read(weights('craft')).items() if (m := re.search(r'basenet\.slice[1-4]\.(.*)', k))}
+    model, theirs = B.load('craft'), vgg16_bn().features[:39].eval()
+    theirs.load_state_dict(names)
+    assert len(names) == 84 == len(model.state_dict())
+    with torch.no_grad():
+        assert torch.allclose(model(wave(64)), theirs(wave(64)).mean((2, 3)), atol=1e-4)
+        assert B.load('craft', 3)(wave(64)).shape == (1, 3)
+    gs = B.groups(B.load('craft', 3, pretrained=False))
+    assert len(gs) == 6 and isinstance(gs[-1], nn.Linear)
+
+def test_craft_with_other_weights(tmp_path):
+    torch.save({f'basenet.slice1.{k}': v for k,v in B.load('craft', pretrained=False)[0].state_dict().items()}, tmp_path/'few.pth')
+    fails(lambda: B.load('craft', weights=tmp_path/'few.pth'), 'craft: the weights do not fit', '14 tensors for 84')
+
 # Logits of the implementation that the weights were made with (ml-illustrated/EfficientNet-Lite-PyTorch dd7132c) for `wave`
 golden = {
     'efficientnet_lite0': ([-1.4542, -.1551, -.2751, 4.6398, -1.0858], [905, 753, 549]),
@@ -246,15 +272,15 @@ def test_imagenet_classes():
 
 def test_available():
     t = B.available()
-    assert list(t.index) == lite and t['input (px)'].tolist() == [224, 240, 260]
-    for n in lite: assert t.loc[n, 'parameters (M)'] == round(sum(p.numel() for p in B.load(n, pretrained=False).parameters())/1e6, 2)
+    assert list(t.index) == [*lite, 'mobilenet_v2', 'craft'] and t['input (px)'].tolist() == [224, 240, 260, 224, 224]
+    for n in t.index: assert t.loc[n, 'parameters (M)'] == round(sum(p.numel() for p in B.load(n, pretrained=False).parameters())/1e6, 2)
     before = torch.get_rng_state()
     B.available()
     assert torch.equal(before, torch.get_rng_state())
 
 def test_measure(monkeypatch):
     monkeypatch.setattr(B, '_speed', lambda model, px: px/2)
-    assert B.available(measure=True)['images/s'].tolist() == [112, 120, 130]
+    assert B.available(measure=True)['images/s'].tolist() == [112, 120, 130, 112, 112]
     monkeypatch.undo()
     assert B._speed(nn.Conv2d(3, 2, 3), 8, n=2, repeat=1) > 0
 

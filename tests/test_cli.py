@@ -246,11 +246,24 @@ def test_the_working_copy_keeps_what_the_learner_changed(course, lab):
     v3 = course('01_good_lesson', good[:-2]).read_bytes()
     assert [o[:9] for o in lab()] == ['kept your'] and copy.read_bytes() == b'my answers' and new.read_bytes() == v3
     assert lab() == []
-    v4 = course('01_good_lesson', good[:-3]).read_bytes()
-    new.write_bytes(b'my answers in the new version')
+
+
+def test_answers_meet_a_newer_lesson(course, lab):
+    copy = Path('mine/lessons/01_good_lesson.ipynb')
+    nb = json.loads(course('01_good_lesson', good).read_bytes())
+    for k, c in enumerate(nb['cells']): c['id'] = f'cell{k}'
+    (cli.course_path()/'nbs/lessons/01_good_lesson.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     lab()
-    assert copy.read_bytes() == b'my answers' and new.read_bytes() == b'my answers in the new version'
-    assert new.with_suffix('.new.ipynb').read_bytes() == v4
+    mine = json.loads(copy.read_bytes())
+    mine['cells'].insert(2, dict(cell_type='code', id='own', metadata={}, source='42', outputs=[], execution_count=7))
+    mine['metadata']['widgets'] = {}
+    copy.write_text(json.dumps(mine), encoding='utf-8')
+    nb['cells'][1]['source'] = 'print("newer")'
+    (cli.course_path()/'nbs/lessons/01_good_lesson.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+    assert lab() == [f'updated {copy} and kept what you wrote in it'] and lab() == []
+    got = [(o['id'], ''.join(o['source'])) for o in json.loads(copy.read_bytes())['cells']]
+    assert got[1:3] == [('cell1', 'print("newer")'), ('own', '42')] and len(got) == len(nb['cells']) + 1
+    assert sorted(o.name for o in copy.parent.iterdir()) == [copy.name]
 
 
 @pytest.mark.parametrize('record', [None, 'no json', '[]', '{"lessons/01_good_lesson.ipynb": 3}'])
@@ -269,13 +282,19 @@ def test_a_deleted_lesson_comes_back(course, lab):
     assert lab() == [f"copied {Path('mine/lessons/01_good_lesson.ipynb')}"]
 
 
-def test_lab_opens_a_checkout_in_place(course, monkeypatch):
+def test_lab_opens_a_copy_and_hands_options_on(course, monkeypatch, capsys):
     (cli.course_path()/'settings.ini').touch()
     calls = []
     monkeypatch.setattr(cli.subprocess, 'Popen', lambda cmd, **kw: calls.append(cmd) or namedtuple('P', 'wait')(lambda: 0))
-    assert cli.main(['lab']) == 0
-    assert f'--ServerApp.root_dir={cli.course_path()/"nbs"}' in calls[0] and calls[0][:3] == [sys.executable, '-m', 'jupyterlab']
-    assert not Path('tlcourse-lessons').exists()
+    assert cli.main(['lab', '--', '--port', '9999']) == 0
+    assert f'--ServerApp.root_dir={Path("tlcourse-lessons").absolute()}' in calls[0] and calls[0][:3] == [sys.executable, '-m', 'jupyterlab']
+    assert calls[0][-2:] == ['--port', '9999'] and Path('tlcourse-lessons/lessons/01_good_lesson.ipynb').exists()
+    assert cli.main(['lab', '--in-place']) == 0
+    assert f'--ServerApp.root_dir={cli.course_path()/"nbs"}' in calls[1]
+    assert cli.main(['lab', 'mine', '--in-place']) == 1
+    Path('afile').touch()
+    assert cli.main(['lab', 'afile']) == 1
+    assert [o[:9] for o in capsys.readouterr().err.splitlines()] == ['tlcourse:']*2
 
 
 # Recipes
@@ -392,6 +411,14 @@ sys.exit(cli.main(['fetch', 'tlslow']))"""
 # The doctor
 
 def marks(check): return {f.what: f.mark for f in check()}
+
+
+@pytest.mark.parametrize('system, machine, version, good', [('Darwin', 'x86_64', '15.1', False), ('Darwin', 'arm64', '13.6.1', False),
+                                                            ('Darwin', 'arm64', '14.0', True), ('Linux', 'x86_64', '', True)])
+def test_doctor_system(monkeypatch, system, machine, version, good):
+    for k, v in dict(system=system, machine=machine).items(): monkeypatch.setattr(cli.platform, k, lambda v=v: v)
+    monkeypatch.setattr(cli.platform, 'mac_ver', lambda: (version, ('', '', ''), machine))
+    assert ('system' in [o.what for o in cli.check_python() if o.mark == 'problem']) == (not good)
 
 
 def test_doctor_versions(course, monkeypatch):
@@ -534,6 +561,20 @@ def test_doctor_machine(course, monkeypatch):
     monkeypatch.setattr(cli.os, 'cpu_count', lambda: 1)
     assert marks(cli.check_machine) == dict(cores='note', memory='note', disk='note')
     assert all(f.fix for f in cli.check_machine())
+
+
+@pytest.mark.parametrize('cores, free, by, mark, says', [
+    (2, 2, '', 'ok', '2 of 2'), (2, 1, '', 'note', '1 of 2'), (8, -1, '', 'note', '1 of 8'), (1, 1, '', None, ''), (2, 0, '3', 'ok', 'OMP_NUM_THREADS=3 is set')])
+def test_doctor_threads(monkeypatch, cores, free, by, mark, says):
+    from tlcourse import threads
+    monkeypatch.delenv('MKL_NUM_THREADS', raising=False)
+    monkeypatch.setenv('OMP_NUM_THREADS', by)
+    monkeypatch.setattr(threads, 'cores', lambda: list(range(cores)))
+    monkeypatch.setattr(threads, 'free_cores', lambda old, new: free)
+    monkeypatch.setattr(threads, 'reading', dict)
+    found = list(cli.check_threads())
+    assert [f.mark for f in found] == ([mark] if mark else []) and all(says in f.said for f in found)
+    assert all(f.fix for f in found if f.mark == 'note')
 
 
 @pytest.mark.parametrize('code, mark', [(0, 'ok'), (1, 'note')])

@@ -72,7 +72,16 @@ def test_texts_refuses(tiny):
     fails(lambda: C.texts(df, 5000, **on(tiny)), 'texts', 'n_train')
     fails(lambda: C.texts(df, 1, **on(tiny)), 'n_train=1')
     for n in (2, 21): fails(lambda: C.texts(df, **on(tiny) | dict(max_length=n)), f'max_length={n}', '3 to 20')
-    fails(lambda: C.texts(df, encoder='nobody'), "'minilm' or 'hf:")
+    fails(lambda: C.texts(df, encoder='nobody'), "'minilm', 'e5' or 'hf:")
+
+def test_other_languages_and_reviews():
+    df = C.read('slovene')
+    assert df.label.value_counts().to_dict() == dict(sport=829, business=590, other=213, politics=108) and df.text.str.contains('[čšž]').mean() > .4
+    assert set(C.read('slovene', label='sentiment').label.value_counts()) == {580}
+    df = C.read('tomatoes')
+    assert df.label.value_counts().to_dict() == dict(fresh=7368, rotten=5384) and df.text.is_unique
+    dls = C.texts('tomatoes', 20, 20, groups='film')
+    assert len(dls.train_ds) == len(dls.valid_ds) == 20
 
 
 # ---- reading
@@ -121,11 +130,11 @@ def test_bad_tables(tiny):
     fails(lambda: C.texts(pd.DataFrame(dict(text=['u', 'v\ud800w', 'z', 'q'], label=list('xyxy')), dtype=object), **on(tiny)), 'Unicode')
     fails(lambda: C.texts(pd.DataFrame(dict(texts=['u', 'v'], label=['x', 'y'])), **on(tiny)), "no column 'text'")
 
-@pytest.mark.parametrize('name,n,c', [('bbc', 2127, 5), ('newsgroups', 18787, 20), ('reuters', 7595, 8), ('reuters52', 8997, 52)])
+@pytest.mark.parametrize('name,n,c', [('bbc', 2127, 5), ('newsgroups', 18787, 20), ('reuters', 7595, 8), ('reuters52', 8997, 52), ('tomatoes', 12752, 2)])
 def test_corpora(name, n, c):
     try: df = C.read(name)
     except assets.AssetError as e: pytest.skip(str(e))
-    assert df.shape[0] == n and df.label.nunique() == c and not df.text.duplicated().any() and ('part' in df) == (name != 'bbc')
+    assert df.shape[0] == n and df.label.nunique() == c and not df.text.duplicated().any() and ('part' in df) == (name not in ('bbc', 'tomatoes'))
 
 
 # ---- own data of every shape

@@ -1,5 +1,5 @@
 "The report on one's own data: its statistics against formulas and loops by hand, its verdicts on planted truths, its files."
-import shutil
+import base64, io, shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +10,11 @@ from scipy.stats import t as student
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
-from tlcourse import cli, deploy, report as R
+from tlcourse import cli, compare, deploy, page, report as R
 from tlcourse.core import TLCourseError
-from tlcourse.report import ReportError, corrected, predictable, report, twins, wrong_labels
+from tlcourse.compare import corrected, doubling
+from tlcourse.quality import batchnorm_gap, held_out, pieces_per_word, predictable, twins, wrong_labels
+from tlcourse.report import ReportError, report
 
 
 def test_corrected_is_the_formula_and_ends_where_a_difference_must():
@@ -25,7 +27,7 @@ def test_corrected_is_the_formula_and_ends_where_a_difference_must():
 def test_held_out_predictions_are_those_of_a_ridge_regression():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(30, 5)) + 3, rng.normal(size=30)
-    got, alpha = R._held_out(x, None, 1)@y, ((x - x.mean(0))**2).sum()/30
+    got, alpha = held_out(x, None, 1)@y, ((x - x.mean(0))**2).sum()/30
     for i,j in KFold(5, shuffle=True, random_state=1).split(x):
         assert np.allclose(got[j], Ridge(alpha).fit(x[i], y[i]).predict(x[j]))
 
@@ -69,7 +71,7 @@ def test_wrong_labels_as_a_loop_finds_them():
 
 
 def test_the_best_of_two_bodies_needs_a_wider_interval():
-    w = SimpleNamespace(raw='raw', r=R.Report('pictures', ['a', 'b']))
+    w = SimpleNamespace(raw='raw', r=page.Report('pictures', ['a', 'b']))
     w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v, seconds=1.) for m,u in (('raw', 0.), ('probe on a', .1), ('probe on b', .2))
               for k,v in enumerate(u + np.array([.5, .6, .5, .4, .5])*(1 + u))]
     R._means(w)
@@ -80,10 +82,10 @@ def test_the_best_of_two_bodies_needs_a_wider_interval():
 
 def compared(probe, raw):
     "A comparison whose splits have these accuracies."
-    w = SimpleNamespace(kind='pictures', raw='regression on 16x16 pixels', best='probe on x', r=R.Report('pictures', ['a', 'b']))
+    w = SimpleNamespace(kind='pictures', raw='regression on 16x16 pixels', best='probe on x', r=page.Report('pictures', ['a', 'b']))
     w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v, seconds=1.) for m,vs in ((w.raw, raw), (w.best, probe)) for k,v in enumerate(vs)]
     R._means(w)
-    return R._transfer(w)
+    return R._transfer(w)[1]
 
 def test_the_verdict_follows_the_interval():
     v = np.array([.50, .52, .48, .51, .49])
@@ -191,7 +193,7 @@ def test_what_a_report_cannot_be_made_of(shapes, tmp_path):
         assert '\n' not in str(e.value) and str(e.value).endswith('.')
 
 def test_the_command(shapes, tmp_path, capsys, monkeypatch):
-    asked, answer = [], R.Report('pictures', ['a', 'b'], verdict=['Transfer: yes.'])
+    asked, answer = [], page.Report('pictures', ['a', 'b'], verdict=['Transfer: yes.'])
     monkeypatch.setattr(R, 'report', lambda *a, **kw: asked.append((a, kw)) or answer)
     assert cli.main(['try', str(shapes), '--minutes', '2', '--out', str(tmp_path/'o'), '--groups', r'(\d)']) == 0 and 'Transfer: yes.' in capsys.readouterr().out
     assert asked == [((shapes, 2., 0, tmp_path/'o'), dict(groups=r'(\d)', size=None))]
@@ -209,10 +211,11 @@ def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
     assert abs(left[0] - left[1]) <= 1 and len(w.kept) and w.r.n['development'] == len(w.dev)
 
 def test_fine_tuning_is_compared_and_saved_where_it_wins(shapes, tmp_path, monkeypatch):
-    cuts, row = R._cuts, R._row
+    cuts, row = R._cuts, R._difference
     monkeypatch.setattr(R, 'EPOCHS', 1)
     monkeypatch.setattr(R, '_cuts', lambda w, repeat: cuts(w, repeat)[:2] if repeat == 0 else [])
-    monkeypatch.setattr(R, '_row', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
+    monkeypatch.setattr(R, '_difference', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
+    monkeypatch.setattr(R, 'SCRATCH', 1)
     r = report(shapes, minutes=5, out=tmp_path/'out', size=64, progress=False)
     assert r.best == 'LP-FT of efficientnet_lite0' and r.table.splits['LP-FT of efficientnet_lite0'] == 2
     assert any(o.startswith('LP-FT of efficientnet_lite0 is better than') for o in r.verdict)
@@ -232,3 +235,157 @@ def test_several_labels_and_numbers_get_one_line(shapes, tmp_path):
     for y in (np.arange(60)/7, ['a|b' if i % 2 else 'a' for i in range(60)]):
         dls = data.table(pd.DataFrame(dict(path=files, label=y)), size=64, label_delim='|' if isinstance(y, list) else None)
         with pytest.raises(ReportError, match='several labels or numbers'): report(dls, progress=False)
+
+
+# Each piece against an oracle
+
+def jpeg(im, quality=75):
+    im.convert('RGB').save(f := io.BytesIO(), 'JPEG', quality=quality)
+    return Image.open(f).convert('RGB')
+
+def test_copies_are_found_by_the_pictures_as_a_loop_finds_them():
+    rng = np.random.default_rng(0)
+    near, x = rng.normal(size=(40, 12)), rng.normal(size=(40, 6))
+    near[7] = near[3] + .01*rng.normal(size=12)
+    near[30] = near[31] + .2*rng.normal(size=12)
+    far = np.linalg.norm(near[:, None] - near, axis=2)
+    fifth = np.sort(far, 1)[:, 5]
+    want = {(i, j) for i in range(40) for j in range(i + 1, 40) if far[i, j] <= .25*min(fifth[i], fifth[j])}
+    got = twins(x, near=near, at=1.1)
+    assert {*zip(got['first'], got['second'])} == want == {(3, 7), (30, 31)} and len(twins(x, at=1.1)) == 0
+
+def test_items_that_are_all_alike_are_no_copies_by_themselves():
+    x = np.random.default_rng(0).normal(size=(20, 6))
+    assert len(twins(x, near=np.ones((20, 4)))) == 0 and len(twins(np.ones((3, 2)) + np.arange(3)[:, None], near=np.ones((3, 4)))) <= 3
+
+def test_a_jpeg_copy_of_a_small_picture_in_the_other_part_is_a_leak(tmp_path):
+    from tlcourse import data
+    dls = data.images('animals', n_train=60, n_valid=30, size=64)
+    for part,ds in (('train', dls.train_ds), ('valid', dls.valid_ds)):
+        for i,o in enumerate(ds.items):
+            (d := tmp_path/'d'/part/o.label).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(o.source).save(d/f'{part}{i}.png')
+    for i,o in enumerate(dls.train_ds.items[:4]): jpeg(Image.fromarray(o.source)).save(tmp_path/'d'/'valid'/o.label/f'again{i}.jpg', quality=75)
+    r = report(tmp_path/'d', minutes=.05, size=64, progress=False)
+    found = r.twins[r.twins.across]
+    assert len(found) == 4 and all('again' in o for o in found.second) and sum('A leak: 4 of the 34' in o for o in r.verdict) == 1
+
+@pytest.mark.parametrize('floor, a, b', [(0, 2, .5), (0, 1, .3), (.1, 2, .5), (.2, 2, .7), (.3, 0, .5), (.05, 4, 1)])
+def test_twice_the_labels_covers_the_truth(floor, a, b):
+    rng, e, found = np.random.default_rng(0), floor + a*np.array([25, 50, 100, 200.])**-b, 0
+    for _ in range(100):
+        got = e[:3] + .015*rng.normal(size=3) + .03*rng.normal(size=(5, 3))
+        _, low, high = doubling(got, 1/4, draws=400)
+        found += low <= e[2] - e[3] <= high
+    assert found >= 88
+
+def test_twice_the_labels_without_noise_is_between_the_two_formulas():
+    e = np.array([.4, .3, .24])
+    without, floor = .24*(1 - (.24/.4)**.5), .06*.06/.1
+    got = doubling(np.tile(e, (5, 1)), 1/4)
+    assert got == pytest.approx(((without + floor)/2, floor, without), abs=1e-3)
+    assert doubling(e[None], 1/4)[1:] == (-1., 1.)
+
+def test_planted_wrong_labels_are_found_by_held_out_probes():
+    "20 of 300 labels of real pictures are changed: most of what is found is planted, and most of what is planted is found."
+    from tlcourse import data
+    from tlcourse.backbones import load
+    from tlcourse.features import extract
+    f = extract(load('efficientnet_lite0', 10), data.images('animals', n_train=300, n_valid=10, size=96).train, progress=False)
+    rng, given = np.random.default_rng(0), f.y.copy()
+    at = rng.choice(300, 20, replace=False)
+    given[at] = (given[at] + rng.integers(1, 10, 20)) % 10
+    p = np.zeros((300, 10))
+    for i,j in compare.splits(given, np.arange(300), 0): p[j] = compare.regression(f.x[i], given[i], f.x[j], 10)[0]
+    found = wrong_labels(p, given)['item'].tolist()
+    hit = len(set(found) & set(at))
+    assert hit/20 >= .6 and hit/len(found) >= .5 and len(set(found[:8]) & set(at)) >= 6 # by chance: 1 in 15
+
+def test_real_pictures_with_shuffled_labels_cannot_be_predicted():
+    from tlcourse import data
+    from tlcourse.backbones import load
+    from tlcourse.features import extract
+    f = extract(load('efficientnet_lite0', 10), data.images('animals', n_train=300, n_valid=10, size=96).train, progress=False)
+    said = [predictable(f.x[:100], np.random.default_rng(s).permutation(f.y[:100]), seed=s) for s in range(20)]
+    assert sum(o > R.LEVEL for o in said) >= 19 and predictable(f.x[:100], f.y[:100]) <= R.LEVEL
+
+def test_the_gap_against_statistics_by_hand():
+    import torch
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)), torch.randn(8, 3, 9, 9)
+    net.train()
+    for _ in range(300): net(x)
+    assert batchnorm_gap(net, x) < .02 and net.training # as in training
+    h, bn = net[0](2*x + 1), net[1]
+    mean, std, s = h.mean((0, 2, 3)), h.var((0, 2, 3), unbiased=False)**.5, bn.running_var**.5
+    want = ((((mean - bn.running_mean)/s)**2 + (std/s - 1)**2)**.5).detach().numpy()
+    assert batchnorm_gap(net, 2*x + 1) == pytest.approx(np.sort(want)[1], rel=1e-4) # torch's median is the lower of two
+    assert np.isnan(batchnorm_gap(torch.nn.Conv2d(3, 4, 3), x))
+
+def test_how_far_known_data_lies():
+    "Photos, silhouettes, noise; English, another language, letters; speech, a tone."
+    pytest.importorskip('transformers')
+    from tlcourse.quality import nobody_speaks
+    from tlcourse.corpora import read, tokenizer
+    rng, tok = np.random.default_rng(0), tokenizer('minilm')
+    bbc = read('bbc').text[:100].tolist()
+    letters = [' '.join(''.join(rng.choice(list('abcdefghijklmnopqrstuvwxyz'), 6)) for _ in range(50)) for _ in range(5)]
+    german = ['Der Mietvertrag wird auf unbestimmte Zeit geschlossen und kann mit einer Frist von drei Monaten gekündigt werden.']
+    a, b, c = (pieces_per_word(o, tok) for o in (bbc, german, letters))
+    assert abs(a - 1.25) < .15 and a < b < c and abs(c - 3.5) < .5
+    t = np.arange(32000)/16000
+    assert nobody_speaks(np.stack([.3*np.sin(2*np.pi*h*t) for h in (150, 440)])).min() > .5
+
+
+# What is kept, and what is shown
+
+def test_a_trained_split_is_kept_and_taken_from_disk(shapes, monkeypatch):
+    "Asked again, as after Ctrl-C, a split that was trained is not trained again; one that differs in anything is."
+    w, asked = R._Work(R._read(shapes, 0, None, 64), 1, 0, False), []
+    w.y = np.array([w.r.vocab.index(o.label) for o in w.items])
+    monkeypatch.setattr(R, '_trained', lambda w, arm, i, j: (asked.append(arm) or np.full((len(j), 2), .5), None))
+    i, j = np.arange(20), np.arange(20, 30)
+    first = R._network(w, 'LP-FT of x', i, j)
+    assert np.array_equal(R._network(w, 'LP-FT of x', i, j), first) and asked == ['LP-FT of x']
+    R._network(w, 'LP-FT of x', i, j + 1)
+    R._network(w, 'from scratch: x', i, j)
+    w.y = 1 - w.y
+    R._network(w, 'LP-FT of x', i, j)
+    assert asked == ['LP-FT of x', 'LP-FT of x', 'from scratch: x', 'LP-FT of x']
+
+def test_from_scratch_is_compared_where_there_is_time(shapes, tmp_path, monkeypatch):
+    cuts = R._cuts
+    monkeypatch.setattr(R, 'EPOCHS', 1)
+    monkeypatch.setattr(R, 'SCRATCH', 1)
+    monkeypatch.setattr(R, '_cuts', lambda w, repeat: cuts(w, repeat)[:2] if repeat == 0 else [])
+    r = report(shapes, minutes=20, size=64, progress=False)
+    arm = 'from scratch: efficientnet_lite0'
+    assert r.table.splits[arm] == 2 and any(o.startswith(arm) for o in r.verdict) and r.table.accuracy[arm] <= r.table.accuracy.max()
+
+def test_how_far_pictures_are_is_said(found):
+    assert np.isfinite(found.far) and any(o.startswith('These pictures are') and 'photos' in o and 'noise' in o for o in found.verdict)
+
+def test_where_raw_data_wins_it_is_recommended_and_what_is_saved_is_said():
+    w = SimpleNamespace(kind='pictures', raw='SVM on 16x16 pixels', best='probe on x', saved=True, kept=np.arange(9), r=page.Report('pictures', ['a', 'b']))
+    w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v + .01*k, seconds=1.) for m,v in ((w.raw, .9), (w.best, .8)) for k in range(5)]
+    R._means(w)
+    w.r.best, w.r.test = w.raw, (.9, .8, .95)
+    said = R._method(w)
+    assert said[0].startswith('Recommended: SVM on 16x16 pixels.') and 'holds the probe on x instead' in said[1] and R._transfer(w)[0].startswith('No transfer')
+
+def test_cards_hold_what_they_show():
+    x = np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
+    media, caption = page.picture_card(x, 'a<b')
+    im = Image.open(io.BytesIO(base64.b64decode(media.split('base64,')[1].split('"')[0])))
+    assert im.size == (160, 160) and 'alt="a&lt;b"' in media and caption == 'a<b'
+    wave = np.sin(np.arange(100_000)*.05).astype(np.float32)
+    media, _ = page.sound_card(wave, 'l, taken for h')
+    import soundfile
+    got, rate = soundfile.read(io.BytesIO(base64.b64decode(media.split('base64,')[1].split('"')[0])), dtype='float32')
+    assert rate == 16_000 and len(got) == 64_000 and np.allclose(got, wave[:64_000], atol=1e-4) and 'aria-label="l, taken for h"' in media
+    assert page.text_card('a <i>\n b ' + 'c'*500, '')[0].startswith('<blockquote>a &lt;i&gt; b ccc') and page.text_card('c'*500, '')[0].endswith(' ...</blockquote>')
+
+def test_the_curve_says_where_it_may_go():
+    rows = pd.DataFrame([dict(part=p, n=round(80*p), accuracy=a + .01*k) for p,a in ((.25, .5), (.5, .6), (1, .7)) for k in range(5)])
+    fig = page.curve_of(rows, 1/4, (.05, -.01, .1))
+    assert '20 labels 0.520' in fig.alt and '80 labels 0.720' in fig.alt and '160 labels would give 0.770 (0.710 to 0.820)' in fig.alt

@@ -1,4 +1,8 @@
 "A Jupyter-first course and package on transfer learning."
+from tlcourse.threads import share
+
+share()
+del share
 
 
 def __getattr__(name):

