@@ -66,7 +66,7 @@ def logme(
 ) -> float: # the larger the better
     """Log maximum evidence (You et al., ICML 2021). Raises `ScoreError`.
 
-    Features that give the labels without error have no largest evidence: the search ends at e^-30 of noise."""
+    For features that give the labels without error the evidence has no end: the search stops."""
     x, y = features('logme', x), np.asarray(y)
     numbers = y.dtype.kind == 'f' and y.shape == (len(x),) and np.isfinite(y).all() and (y % 1).any()
     t = y[:, None] if numbers else targets('logme', y, len(x))
