@@ -17,7 +17,7 @@ def requirements(key): return [o.strip() for o in cfg[key].splitlines() if o.str
 class BuildCourse(build_py):
     "Copy the notebooks and the tested versions to `tlcourse/course`, where an installed `tlcourse` finds them."
     def course(self):
-        files = [*(root/'nbs').glob('*.ipynb'), *(root/'nbs').glob('*/*.ipynb'), root/'constraints.txt']
+        files = [*(root/'nbs').glob('*.ipynb'), *(root/'nbs').glob('*.png'), *(root/'nbs').glob('*/*.ipynb'), root/'constraints.txt']
         return [f for f in files if '.ipynb_checkpoints' not in f.parts]
 
     def target(self, f): return Path(self.build_lib)/'tlcourse'/'course'/f.relative_to(root)

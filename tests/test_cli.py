@@ -246,11 +246,24 @@ def test_the_working_copy_keeps_what_the_learner_changed(course, lab):
     v3 = course('01_good_lesson', good[:-2]).read_bytes()
     assert [o[:9] for o in lab()] == ['kept your'] and copy.read_bytes() == b'my answers' and new.read_bytes() == v3
     assert lab() == []
-    v4 = course('01_good_lesson', good[:-3]).read_bytes()
-    new.write_bytes(b'my answers in the new version')
+
+
+def test_answers_meet_a_newer_lesson(course, lab):
+    copy = Path('mine/lessons/01_good_lesson.ipynb')
+    nb = json.loads(course('01_good_lesson', good).read_bytes())
+    for k, c in enumerate(nb['cells']): c['id'] = f'cell{k}'
+    (cli.course_path()/'nbs/lessons/01_good_lesson.ipynb').write_text(json.dumps(nb), encoding='utf-8')
     lab()
-    assert copy.read_bytes() == b'my answers' and new.read_bytes() == b'my answers in the new version'
-    assert new.with_suffix('.new.ipynb').read_bytes() == v4
+    mine = json.loads(copy.read_bytes())
+    mine['cells'].insert(2, dict(cell_type='code', id='own', metadata={}, source='42', outputs=[], execution_count=7))
+    mine['metadata']['widgets'] = {}
+    copy.write_text(json.dumps(mine), encoding='utf-8')
+    nb['cells'][1]['source'] = 'print("newer")'
+    (cli.course_path()/'nbs/lessons/01_good_lesson.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+    assert lab() == [f'updated {copy} and kept what you wrote in it'] and lab() == []
+    got = [(o['id'], ''.join(o['source'])) for o in json.loads(copy.read_bytes())['cells']]
+    assert got[1:3] == [('cell1', 'print("newer")'), ('own', '42')] and len(got) == len(nb['cells']) + 1
+    assert sorted(o.name for o in copy.parent.iterdir()) == [copy.name]
 
 
 @pytest.mark.parametrize('record', [None, 'no json', '[]', '{"lessons/01_good_lesson.ipynb": 3}'])
@@ -269,13 +282,19 @@ def test_a_deleted_lesson_comes_back(course, lab):
     assert lab() == [f"copied {Path('mine/lessons/01_good_lesson.ipynb')}"]
 
 
-def test_lab_opens_a_checkout_in_place(course, monkeypatch):
+def test_lab_opens_a_copy_and_hands_options_on(course, monkeypatch, capsys):
     (cli.course_path()/'settings.ini').touch()
     calls = []
     monkeypatch.setattr(cli.subprocess, 'Popen', lambda cmd, **kw: calls.append(cmd) or namedtuple('P', 'wait')(lambda: 0))
-    assert cli.main(['lab']) == 0
-    assert f'--ServerApp.root_dir={cli.course_path()/"nbs"}' in calls[0] and calls[0][:3] == [sys.executable, '-m', 'jupyterlab']
-    assert not Path('tlcourse-lessons').exists()
+    assert cli.main(['lab', '--', '--port', '9999']) == 0
+    assert f'--ServerApp.root_dir={Path("tlcourse-lessons").absolute()}' in calls[0] and calls[0][:3] == [sys.executable, '-m', 'jupyterlab']
+    assert calls[0][-2:] == ['--port', '9999'] and Path('tlcourse-lessons/lessons/01_good_lesson.ipynb').exists()
+    assert cli.main(['lab', '--in-place']) == 0
+    assert f'--ServerApp.root_dir={cli.course_path()/"nbs"}' in calls[1]
+    assert cli.main(['lab', 'mine', '--in-place']) == 1
+    Path('afile').touch()
+    assert cli.main(['lab', 'afile']) == 1
+    assert [o[:9] for o in capsys.readouterr().err.splitlines()] == ['tlcourse:']*2
 
 
 # Recipes

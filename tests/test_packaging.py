@@ -33,7 +33,7 @@ def tlcourse(site, cwd, *args):
 
 def test_wheel_holds_the_course_and_nothing_else(wheel):
     files = {o.relative_to(wheel).as_posix() for o in wheel.rglob('*') if o.is_file()}
-    nbs = {f'tlcourse/course/{o.relative_to(ROOT).as_posix()}' for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts}
+    nbs = {f'tlcourse/course/{o.relative_to(ROOT).as_posix()}' for o in [*(ROOT/'nbs').rglob('*.ipynb'), *(ROOT/'nbs').glob('*.png')] if '.ipynb_checkpoints' not in o.parts}
     modules = {o.relative_to(ROOT).as_posix() for o in [*(ROOT/'tlcourse').glob('*.py'), *(ROOT/'tlcourse'/'full').glob('*.tsv')]}
     assert nbs | modules | {'tlcourse/course/constraints.txt'} == {f for f in files if '.dist-info/' not in f}
 

@@ -6,11 +6,11 @@
 __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 'unknown', 'course_path', 'front_matter',
            'Lesson', 'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
            'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
-           'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'place',
-           'copy_course', 'cmd_lab', 'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'cmd_try',
-           'check_python', 'check_packages', 'check_machine', 'check_jupyter', 'check_threads', 'check_cache',
-           'check_index', 'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place',
-           'findings', 'cmd_doctor', 'make_parser', 'main']
+           'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'cmd_lab',
+           'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'cmd_try', 'check_python',
+           'check_packages', 'check_machine', 'check_jupyter', 'check_threads', 'check_cache', 'check_index',
+           'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings',
+           'cmd_doctor', 'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
 import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
@@ -21,7 +21,8 @@ from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 
-from .core import TLCourseError, document, listing
+from .core import TLCourseError, document, listing, moved
+from .working_copy import copy_course
 
 # %% ../nbs/foundations/cli.ipynb #f1baf66f
 class CommandError(TLCourseError):
@@ -346,51 +347,22 @@ def cmd_demo(args) -> int:
           f'  {me()} recipe 1   this lesson as a script for your own project\n  {me()} lessons    what else there is')
     return 0
 
-# %% ../nbs/foundations/cli.ipynb #8144b1ed
-def place(
-    new: bytes,   # content of the course's file
-    dst: Path,    # where it belongs
-    known: dict,  # path -> sha256 of the version that was last put there or offered; updated
-) -> str:         # what was done, or '' if nothing was
-    "Put a file into the learner's folder without touching one that the learner changed."
-    sha, key = hashlib.sha256(new).hexdigest(), dst.as_posix()
-    old, before = hashlib.sha256(dst.read_bytes()).hexdigest() if dst.exists() else None, known.get(key)
-    known[key] = sha
-    if old == sha: return ''
-    if old in (None, before):
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        dst.write_bytes(new)
-        return f'updated {dst}' if old else f'copied {dst}'
-    if before == sha: return ''
-    beside = dst.with_suffix(f'.new{dst.suffix}')
-    place(new, beside, known)
-    return f'kept your {dst.name}; the new version is {beside}'
-
-# %% ../nbs/foundations/cli.ipynb #5b2e2986
-def copy_course(folder: Path) -> list[str]: # what was done, a line each
-    "Copy the notebooks of the course into `folder`, and keep what the learner changed there."
-    src, record = course_path()/'nbs', folder/'.tlcourse.json'
-    try: known = {(folder/k).as_posix(): v for k,v in json.loads(record.read_text(encoding='utf-8')).items()}
-    except (FileNotFoundError, ValueError, AttributeError): known = {}
-    files = [p for p in sorted(src.rglob('*.ipynb')) if not any(o.startswith('.') for o in p.relative_to(src).parts)]
-    done = [place(p.read_bytes(), folder/p.relative_to(src), known) for p in files]
-    record.write_text(json.dumps({Path(k).relative_to(folder).as_posix(): v for k,v in known.items()}), encoding='utf-8')
-    return [o for o in done if o]
-
 # %% ../nbs/foundations/cli.ipynb #ad2abd72
 def cmd_lab(args) -> int:
-    checkout = (course_path()/'settings.ini').is_file() and not args.dir
-    folder = course_path()/'nbs' if checkout else args.dir or Path('tlcourse-lessons')
-    if not checkout:
+    folder = args.dir or Path('tlcourse-lessons')
+    if args.in_place:
+        if args.dir or not (course_path()/'settings.ini').is_file(): raise CommandError('--in-place opens the notebooks of a checkout, without a DIR.')
+        folder = course_path()/'nbs'
+    else:
+        if folder.is_file(): raise CommandError(f'{folder} is a file; name a folder for the lessons.')
         folder.mkdir(parents=True, exist_ok=True)
-        done = copy_course(folder)
-        for o in done: print(o)
+        for o in copy_course(course_path()/'nbs', folder): print(o)
         print(f'The lessons are in {folder/"lessons"}.')
     if args.no_open: return 0
     if not importlib.util.find_spec('jupyterlab'):
         raise CommandError(f'JupyterLab is not installed here; `{me()} doctor` says what to do.')
     top = folder.absolute()
-    cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={top}', f'--FileContentsManager.preferred_dir={top/"lessons"}']
+    cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={top}', '--LabApp.default_url=/lab/tree/index.ipynb', *args.rest]
     p = subprocess.Popen(cmd, env={'JUPYTER_PREFER_ENV_PATH': '1', **os.environ})
     while True:
         try: return p.wait()
@@ -758,9 +730,10 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument('lesson', nargs='*', metavar='LESSON', help='number or name, as `tlcourse lessons` lists them')
     c.add_argument('--all', action='store_true', help='run all lessons')
     running(c)
-    c = command(cmd_lab, 'open the lessons in JupyterLab, in a working copy if need be', '', 'my-course', 'my-course --no-open')
-    c.add_argument('dir', nargs='?', type=Path, metavar='DIR', help='working copy (tlcourse-lessons; in a checkout, none)')
+    c = command(cmd_lab, 'open the lessons in JupyterLab, in a copy of your own', '', 'my-course', 'my-course --no-open', '-- --port 9999 --no-browser')
+    c.add_argument('dir', nargs='?', type=Path, metavar='DIR', help='your copy (tlcourse-lessons)')
     c.add_argument('--no-open', action='store_true', help='only make or update the copy')
+    c.add_argument('--in-place', action='store_true', help='for authors: the notebooks of the checkout')
     c = command(cmd_fetch, 'download weights and data beforehand', '', '1', 'animals efficientnet_lite0', '--all', '--force minilm')
     c.add_argument('name', nargs='*', metavar='LESSON|ASSET', help='what to fetch; nothing lists what there is')
     c.add_argument('--all', action='store_true', help='fetch all assets')
@@ -794,7 +767,8 @@ def main(
     argv: list | None = None, # arguments; None takes those of the process
 ) -> int:                     # 0 ok, 1 failed, 2 wrong question, 130 Ctrl-C, 141 the reader of a pipe left
     "The `tlcourse` command."
-    argv = sys.argv[1:] if argv is None else [str(o) for o in argv]
+    argv, rest = sys.argv[1:] if argv is None else [str(o) for o in argv], []
+    if argv[:1] == ['lab'] and '--' in argv: argv, rest = argv[:argv.index('--')], argv[argv.index('--') + 1:]
     for s in sys.stdout, sys.stderr:
         if hasattr(s, 'reconfigure'): s.reconfigure(errors='replace')
     def fail(message, code=1):
@@ -807,6 +781,7 @@ def main(
             if argv and not argv[0].startswith('-') and argv[0] not in parser.commands:
                 raise unknown('command', argv[0], parser.commands, 'tlcourse --help')
             args = parser.parse_args(argv)
+            args.rest = rest  # for JupyterLab
             code = args.run(args) if args.command else parser.print_help() or 0
         sys.stdout.flush()
         return code
@@ -819,4 +794,5 @@ def main(
     except OSError as e: return fail(f'{e.filename or "file"}: {e.strerror or e}.')
 
 # %% ../nbs/foundations/cli.ipynb #db6f1c50
+__getattr__ = moved(__name__, {'place': 'working_copy'})
 document(globals())
