@@ -1241,6 +1241,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tlcourse.report._modality': ('foundations/report.html#_modality', 'tlcourse/report.py'),
                                  'tlcourse.report._network': ('foundations/report.html#_network', 'tlcourse/report.py'),
                                  'tlcourse.report._networks': ('foundations/report.html#_networks', 'tlcourse/report.py'),
+                                 'tlcourse.report._no_gain': ('foundations/report.html#_no_gain', 'tlcourse/report.py'),
                                  'tlcourse.report._number': ('foundations/report.html#_number', 'tlcourse/report.py'),
                                  'tlcourse.report._per_item': ('foundations/report.html#_per_item', 'tlcourse/report.py'),
                                  'tlcourse.report._place': ('foundations/report.html#_place', 'tlcourse/report.py'),
