@@ -68,8 +68,8 @@ clean:
 	@touch $@
 
 .venv/.lab: .venv/.course
-	@echo 'Installing what the lessons on text and speech need'
-	@$(UV) -e '.[text,speech]'
+	@echo 'Installing what the lessons on text and speech and the export need'
+	@$(UV) -e '.[text,speech,deploy]'
 	@touch $@
 
 .venv/.dev: .venv/.course

@@ -72,7 +72,16 @@ def test_texts_refuses(tiny):
     fails(lambda: C.texts(df, 5000, **on(tiny)), 'texts', 'n_train')
     fails(lambda: C.texts(df, 1, **on(tiny)), 'n_train=1')
     for n in (2, 21): fails(lambda: C.texts(df, **on(tiny) | dict(max_length=n)), f'max_length={n}', '3 to 20')
-    fails(lambda: C.texts(df, encoder='nobody'), "'minilm' or 'hf:")
+    fails(lambda: C.texts(df, encoder='nobody'), "'minilm', 'e5' or 'hf:")
+
+def test_other_languages_and_reviews():
+    df = C.read('slovene')
+    assert df.label.value_counts().to_dict() == dict(sport=829, business=590, other=213, politics=108) and df.text.str.contains('[čšž]').mean() > .4
+    assert set(C.read('slovene', label='sentiment').label.value_counts()) == {580}
+    df = C.read('tomatoes')
+    assert df.label.value_counts().to_dict() == dict(fresh=7368, rotten=5384) and df.text.is_unique
+    dls = C.texts('tomatoes', 20, 20, groups='film')
+    assert len(dls.train_ds) == len(dls.valid_ds) == 20
 
 
 # ---- reading

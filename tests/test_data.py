@@ -412,6 +412,29 @@ def test_a_picture_that_a_string_names_is_read_again_when_it_changes(tmp_path):
         assert read.load(item).float().mean() == shade
 
 
+# ---- domains
+
+def test_printed_digits():
+    items = D._set('printed')
+    x, y = np.stack([o.source for o in items]), np.array([o.label for o in items])
+    assert x.shape == (2100, 28, 28) and x.dtype == np.uint8 and (np.unique(y, return_counts=True)[1] == 210).all()
+    assert x.max((1, 2)).min() > 150 and x[:, [0, -1]].max() == 0                      # something is drawn, inside the frame
+    mean = np.stack([x[y == d].reshape(210, -1).mean(0) for d in sorted(set(y))])
+    assert (np.corrcoef(mean) - np.eye(10)).max() < .95                               # no font stands for others with a box
+    for f in range(21): assert len({x[d*210 + f*10].tobytes() for d in range(10)}) == 10
+    assert D._printed(None)[7].source.tobytes() == x[7].tobytes()
+
+
+def test_solar_cells_as_published():
+    for kind,counts in dict(mono=(705, 369), poly=(1098, 452)).items():
+        items = D._set(f'elpv_{kind}')
+        assert tuple(sum(o.label == c for o in items) for c in ('functional', 'defective')) == counts and card(f'elpv_{kind}').items == len(items)
+        assert Image.open(items[0].source).size == (300, 300) and 'NC' in card(f'elpv_{kind}').licence
+    assert not {o.id.split('/')[1] for o in D._set('elpv_mono')} & {o.id.split('/')[1] for o in D._set('elpv_poly')}
+    dls = images('elpv_mono', 20, 20, size=32)
+    assert dls.one_batch()[0].shape == (20, 3, 32, 32) and set(dls.vocab) == {'functional', 'defective'}
+
+
 def test_icons():
     "Each name by three hands or four, each drawn whole in its square."
     try: items = images('icons', 300, 300, size=64).train_ds.items

@@ -37,14 +37,14 @@ class TextError(TLCourseError, ValueError):
 TEXTS = Kind('text', 'texts', TextError)
 
 def source(
-    name:str, # 'minilm', 'hf:REPO or folder', or a folder
+    name:str, # 'minilm', 'e5' (a hundred languages), 'hf:REPO or folder', or a folder
 ) -> str:     # what `hub` reads
     "The name of an encoder, if it can be one. Raises `TextError`."
-    if name == 'minilm' or str(name).startswith('hf:') or Path(name).expanduser().is_dir(): return str(name)
-    raise TextError(f"{name}: an encoder is 'minilm' or 'hf:REPO or folder'.")
+    if name in ('minilm', 'e5') or str(name).startswith('hf:') or Path(name).expanduser().is_dir(): return str(name)
+    raise TextError(f"{name}: an encoder is 'minilm', 'e5' or 'hf:REPO or folder'.")
 
 def tokenizer(
-    name:str='minilm', # or 'hf:REPO or folder'
+    name:str='minilm', # or 'e5', or 'hf:REPO or folder'
 ):                     # Transformers' own; called on a text it gives `input_ids`
     "The tokenizer that belongs to an encoder."
     return hub.tokenizer(source(name), TextError)
@@ -66,11 +66,17 @@ def _folders(path, encoding='utf-8', errors='replace'):
 
 def _parts(prefix): return lambda path: pd.concat([_tab(path/f'{prefix}{part}.tab', part) for part in ('train', 'test')], ignore_index=True)
 
+def _comments(path):
+    "The Slovene comments: topic, and sentiment beside it."
+    df = pd.read_csv(path/'comments.tab', sep='\t', skiprows=[1, 2], dtype=str, keep_default_na=False, encoding='utf-8')
+    topics, tones = dict(Šport='sport', Gospodarstvo='business', Politika='politics', Drugo='other'), {'-1.0': 'negative', '0.0': 'neutral', '1.0': 'positive'}
+    return pd.DataFrame(dict(text=df.Content, label=df.Category.map(topics), sentiment=df['Score text'].map(tones), source=df.Source))
+
 def _reviews(path):
     df = pd.read_csv(path/'reviews.csv.bz2', dtype=str, keep_default_na=False, encoding='utf-8')
     return df[df.category != 'plot'].rename(columns=dict(category='label', movie_name='film'))[['text', 'label', 'film']].reset_index(drop=True)
 
-_sets = dict(tomatoes=('tomatoes', _reviews), bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
+_sets = dict(tomatoes=('tomatoes', _reviews), slovene=('slovene', _comments), bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
 
 @lru_cache(maxsize=4)
 def _corpus(name):
@@ -232,7 +238,7 @@ def _grouped(df, groups, name):
 
 # %% ../nbs/foundations/corpora.ipynb #968db7b5
 def read(
-    data,                 # 'bbc', 'newsgroups', 'reuters' (8 topics) or 'reuters52'; the path of a csv, tsv, jsonl or folder; a table; a list of pairs
+    data,                 # 'bbc', 'newsgroups', 'reuters' (8 topics), 'reuters52', 'slovene' or 'tomatoes'; the path of a csv, tsv, jsonl or folder; a table; a list of pairs
     text:str='text',      # the column of texts
     label='label',        # the column of labels, or a list of columns; None: texts alone
     sep:str=None,         # csv: what is between columns; default a comma, in a .tsv a tab

