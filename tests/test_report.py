@@ -389,3 +389,12 @@ def test_the_curve_says_where_it_may_go():
     rows = pd.DataFrame([dict(part=p, n=round(80*p), accuracy=a + .01*k) for p,a in ((.25, .5), (.5, .6), (1, .7)) for k in range(5)])
     fig = page.curve_of(rows, 1/4, (.05, -.01, .1))
     assert '20 labels 0.520' in fig.alt and '80 labels 0.720' in fig.alt and '160 labels would give 0.770 (0.710 to 0.820)' in fig.alt
+
+@pytest.mark.parametrize('d, raw', [((.2, .1, .3), False), ((.01, .005, .015), False), ((.01, -.04, .06), True), ((-.1, -.2, -.05), True), ((0, -.01, .01), True), ((.1, -.05, .25), False)])
+def test_the_cheaper_one_is_recommended_where_no_gain_is_shown(d, raw):
+    "In step with the headline: where it says transfer, the network; where it says no gain, what needs none; where it cannot say, the better one."
+    assert R._no_gain(d) == raw
+    w = SimpleNamespace(raw='r', best='b', r=SimpleNamespace(table=pd.DataFrame(dict(accuracy=[.5, .5]), index=['r', 'b']),
+                        differences=pd.DataFrame([('b', 'r', *d)], columns=['method', 'minus', 'difference', 'low', 'high'])))
+    head = R._transfer(w)[0]
+    assert head.startswith('No ') == raw, head

@@ -354,13 +354,15 @@ def _difference(w, a, b):
 
 def _enough(d): return d[2] < 0 or max(-d[1], d[2]) <= EQUAL # is what is taken away as good, or better?
 
+def _no_gain(d): return d[1] <= 0 and d[0] <= EQUAL # is nothing shown, and little to be had?
+
 def _judge(w, out, data):
     "Train the winner, judge it on what was kept apart, save the best network."
     r, c, y = w.r, len(w.r.vocab), w.y
     tuned = next((o for o in r.table.index if o.startswith('LP-FT')), None)
     net = tuned if tuned and _difference(w, tuned, w.best)[1] > 0 else w.best
     d = _difference(w, w.best, w.raw)
-    r.best = w.raw if net == w.best and (_enough(d) or d[0] <= 0) else net
+    r.best = w.raw if net == w.best and _no_gain(d) else net
     w.reserve = 0.
     w.say(f'{r.best} on all of the development part, and on what was kept apart')
     if not len(w.kept): raise ReportError('each item that was kept apart has a twin in the development part: remove copies, or say with groups= what belongs together.')
