@@ -127,7 +127,7 @@ body{font:16px/1.55 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:v
 h1{font-size:1rem;font-weight:500;color:var(--soft);margin:0}.head{font-size:1.7rem;font-weight:700;line-height:1.25;margin:.2rem 0 1.2rem}
 h2{font-size:1.15rem;margin:2.4rem 0 .4rem}p.note{color:var(--soft);margin:.2rem 0 .6rem;font-size:.9rem}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:0 0 1.4rem}
-.facts div{background:var(--band);border-radius:.5rem;padding:.7rem .9rem}.facts b{display:block;font-size:1.35rem}.facts span{color:var(--soft);font-size:.85rem}
+.facts div{background:var(--band);border-radius:.5rem;padding:.7rem .9rem}.facts b{display:block;font-size:1.2rem;line-height:1.3;overflow-wrap:anywhere}.facts span{color:var(--soft);font-size:.85rem}
 ul.verdict{border-left:4px solid var(--mark);padding:.1rem 0 .1rem 1.6rem;margin:0}ul.verdict li{margin:.35rem 0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;width:100%}td,th{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}figure{margin:0}.plot{background:#fff;border-radius:.5rem;padding:.5rem}.plot img{display:block;max-width:100%;height:auto;margin:auto}
