@@ -4,7 +4,7 @@
     python benchmarks/run.py startup     this one; the results of the others stay
 
 A benchmark is a script beside this one that prints a section of Markdown, which says where a promise is not kept."""
-import os, platform, re, subprocess, sys
+import os, platform, re, subprocess, sys, time
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,15 @@ def machine():
             f"Python {platform.python_version()}, torch {version('torch')}, fastai {version('fastai')}, {date.today()}")
 
 
+def load():
+    "How much of the machine others use, over two seconds in which nothing is measured."
+    from tlcourse import threads
+    old = threads.reading()
+    time.sleep(2)
+    free = threads.free_cores(old, new := threads.reading())
+    return f"{max(0, new['cores'] - free):.1f} of {new['cores']} cores busy with other things at its start"
+
+
 def keep(name, section, scripts):
     "Put a section into results.md; those of the other scripts stay as they are there now."
     old = results.read_text(encoding='utf-8') if results.exists() else ''
@@ -43,10 +52,11 @@ def main(names):
     failed = []
     for name in names or scripts:
         print(f'{name} ...', flush=True)
+        busy = load()
         r = subprocess.run([sys.executable, '-X', 'utf8', scripts[name]], stdout=subprocess.PIPE, encoding='utf-8')
         print(r.stdout)
         if r.returncode: failed.append(name)
-        else: keep(name, f'{r.stdout.strip()}\n\n{machine()}.', scripts)
+        else: keep(name, f'{r.stdout.strip()}\n\n{machine()}, {busy}.', scripts)
     if failed: sys.exit(f"failed, and so not written: {', '.join(failed)}")
 
 

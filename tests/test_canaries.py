@@ -1,7 +1,7 @@
 """Canaries: what we use of other libraries without their having promised it, each by itself.
 
 When a release of one of them breaks something, the test that fails here says which library, which version, and which of our modules uses it."""
-import functools, warnings
+import functools, os, subprocess, sys, warnings
 from importlib.metadata import version
 
 import numpy as np
@@ -59,6 +59,40 @@ def test_all_batchnorms_have_one_base():
     base = nn.modules.batchnorm._BatchNorm
     assert all(issubclass(o, base) for o in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm))
     assert nn.BatchNorm2d(2, track_running_stats=False).running_mean is None
+
+
+@canary('torch', 'speed.pointwise')
+def test_a_linear_layer_may_change_its_class():
+    class Other(nn.Linear):
+        def forward(self, x): return nn.functional.conv2d(x[:, None].permute(0, 3, 1, 2), self.weight[..., None, None], self.bias).permute(0, 2, 3, 1)[:, 0]
+    m, x = nn.Linear(3, 2), torch.randn(20, 4, 3)
+    want = m(x)
+    m.__class__ = Other
+    assert torch.allclose(m(x), want, atol=1e-6)
+
+@canary('openvino', 'speed.engine')
+def test_openvino_reads_a_traced_network_without_its_convert_model():
+    pytest.importorskip('openvino')
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+    m, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).eval(), torch.randn(4, 3)
+    decoder = TorchScriptPythonDecoder(torch.jit.trace(m, (x,), check_trace=False), example_input=(x,), trace_kwargs=dict(check_trace=False))
+    reader = FrontEndManager().load_by_framework('pytorch')
+    net = reader.convert(reader.load(decoder))
+    net.reshape({0: [4, 3]})
+    out = ov.Core().compile_model(net, 'CPU', dict(INFERENCE_PRECISION_HINT='f32')).create_infer_request().infer([x.numpy()], share_inputs=True).to_tuple()
+    assert len(out) == 1 and np.allclose(out[0], m(x).detach(), atol=1e-5)
+
+@canary('openvino', 'speed.engine')
+def test_openvino_tells_nobody(tmp_path):
+    "It reports to its maker that it was imported, and keeps a number of its own in the home folder; not where we import it."
+    pytest.importorskip('openvino')
+    code = ('import sys, torch; from torch import nn; from tlcourse.speed import engine; engine(nn.Linear(3, 2).eval(), [torch.randn(4, 3)]);'
+            "sys.exit('openvino' not in sys.modules or any(k.startswith('openvino_telemetry') for k in sys.modules))")
+    env = {k: v for k,v in os.environ.items() if k != 'CI'} | dict(HOME=str(tmp_path), USERPROFILE=str(tmp_path))
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', code], env=env).returncode == 0
+    assert not [f for f in tmp_path.rglob('*') if 'openvino' in f.name or f.parent.name == 'intel']
 
 
 # timm -----------------------------------------------------------------------------------------------------------------

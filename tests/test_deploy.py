@@ -300,7 +300,50 @@ def test_adapter_of_pictures_is_merged(place, tmp_path):
     assert hasattr(net, 'adaptation')
 
 
+@pytest.mark.parametrize('method', ['bottleneck', 'bitfit'])
+def test_bottleneck_and_biases_of_pictures(place, tmp_path, method):
+    from tlcourse.lora import adapt
+    net = adapt(backbone('efficientnet_lite0', 2), method)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            if p.requires_grad: p.add_(.02*torch.randn(p.shape, generator=g))
+    learn = learner(place[1].dls, net)
+    model = load(save(learn, tmp_path/'m'))
+    np.testing.assert_allclose(model.predict(sources(learn.dls))[['a', 'b']], preds(learn), atol=1e-4)
+    if method == 'bottleneck':
+        assert model.about['body'] == dict(name='efficientnet_lite0') and (tmp_path/'m'/'adapter.safetensors').is_file() and not (tmp_path/'m'/'model.safetensors').exists()
+        out = load(model.to_onnx(tmp_path/'m.onnx')).predict(one(place))[['a', 'b']]
+        np.testing.assert_allclose(out, model.predict(one(place))[['a', 'b']], atol=1e-4)
+
+
 # Bad inputs: one line each, which says what to do
+
+def test_a_file_in_use(place, tmp_path, monkeypatch):
+    "Windows lets nobody move a folder from which a program reads: the old one stays, and one line says so."
+    shutil.copytree(place[0]/'model', tmp_path/'m')
+    was = Path.rename
+    def busy(self, to):
+        if self == tmp_path/'m': raise PermissionError(errno.EACCES, 'The process cannot access the file because it is being used by another process')
+        return was(self, to)
+    monkeypatch.setattr(Path, 'rename', busy)
+    refused(lambda: save(place[1], tmp_path/'m'), 'used by another process')
+    monkeypatch.undo()
+    assert [f.name for f in tmp_path.iterdir()] == ['m'] and load(tmp_path/'m').about == place[2].about
+
+
+def test_no_room_on_the_disk(place, tmp_path):
+    "A disk of 2 MB, where one can be had: the old folder stays, nothing else does."
+    (disk := tmp_path/'disk').mkdir()
+    try: mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', disk], capture_output=True).returncode == 0
+    except OSError: mounted = False
+    if not mounted: pytest.skip('a small disk takes the right to mount one')
+    try:
+        refused(lambda: save(place[1], disk/'m'), 'free some space')
+        assert not list(disk.iterdir())
+        refused(lambda: place[2].to_onnx(disk/'m.onnx'), 'cannot be written')
+        assert not list(disk.iterdir())
+    finally: subprocess.run(['umount', disk], check=True)
 
 def bad_sources(place, tmp):
     (tmp/'empty').mkdir()
@@ -627,3 +670,86 @@ def test_wav2vec(tmp_path):
     x = dls.valid.one_batch()[0].as_subclass(torch.Tensor)
     norm = (x - x.mean(1, keepdim=True))/(x.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
     with torch.no_grad(): torch.testing.assert_close(AutoModelForAudioClassification.from_pretrained(tmp_path/'m').eval()(norm).logits, net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bottleneck_of_texts(words, tmp_path):
+    from tlcourse.lora import adapt, trainable
+    from tlcourse.text import load as encoder
+    _, learn, _, fitted = words
+    tuned = learner(learn.dls, adapt(to_head(fitted, encoder('minilm', 2)), 'bottleneck'), splitter=trainable)
+    with tuned.no_bar(), tuned.no_logging(): tuned.fit(1, 1e-2)
+    same_texts(tuned, load(save(tuned, tmp_path/'m')))
+
+
+# Heads that tag and answer
+
+@pytest.fixture(scope='module')
+def heads(tmp_path_factory):
+    "A tiny tagger and a tiny finder of answers, trained, and saved."
+    transformers = pytest.importorskip('transformers')
+    from tlcourse import heads as G
+    root = tmp_path_factory.mktemp('heads')
+    known = 'mr brown said the deal would she told nord ##wind systems who what .'.split()
+    (root/'vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *known]), encoding='utf-8')
+    torch.manual_seed(0)
+    transformers.BertModel(transformers.BertConfig(vocab_size=len(known) + 5, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+                                                   max_position_embeddings=96, initializer_range=.3)).save_pretrained(root)
+    transformers.BertTokenizer(str(root/'vocab.txt'), model_max_length=96).save_pretrained(root)
+    V = ['O', 'B-PER', 'I-PER', 'B-OTHER', 'I-OTHER']
+    m = G.with_head(transformers.BertForTokenClassification, f'hf:{root}', id2label=dict(enumerate(V)))
+    words = [['the', 'Brown', 'deal'], ['she', 'told', 'Nordwind', 'Systems']]*4
+    data = G.align(words, [[None, 'B-PER', 'O'], ['O', 'O', 'B-OTHER', 'I-OTHER']]*4, m.tokenizer, V)
+    tags = learner(G.loaders(data, data, bs=4), m, loss_func=G.token_loss, metrics=[])
+    with tags.no_bar(), tags.no_logging(): tags.fit(30, 1e-2)
+    m = G.with_head(transformers.BertForQuestionAnswering, f'hf:{root}')
+    df = pd.DataFrame([dict(question='who said?', context=f'{"the deal "*n}Mr Brown said', answer='Brown', start=9*n + 3) for n in range(6)])
+    enc, y = G.locate(df, m.tokenizer)
+    data = enc.input_ids, enc.attention_mask, enc.token_type_ids, y
+    spans = learner(G.loaders(data, data, bs=3), m, loss_func=G.span_loss, metrics=[])
+    with spans.no_bar(), spans.no_logging(): spans.fit(30, 1e-2)
+    return root, tags, load(save(tags, root/'tags', data='made up')), spans, load(save(spans, root/'spans')), df
+
+
+def test_a_tagger(heads):
+    from transformers import AutoModelForTokenClassification, AutoTokenizer
+    from tlcourse import heads as G
+    root, learn, model, *_ = heads
+    said = model.predict(['she told Nordwind Systems.', 'the Brown deal'])
+    assert said.words[0] == ['she', 'told', 'Nordwind', 'Systems', '.'] and said.names[1] == [('PER', 'Brown')] and ('OTHER', 'Nordwind Systems') in said.names[0]
+    assert said.tags.tolist() == G.tag(learn.model, said.words.tolist()) and model.predict(['the', 'Brown', 'deal']).tags[0] == said.tags[1]
+    theirs, tok = AutoModelForTokenClassification.from_pretrained(root/'tags').eval(), AutoTokenizer.from_pretrained(root/'tags')
+    ids = tok('the brown deal', return_tensors='pt')
+    with torch.no_grad(): torch.testing.assert_close(theirs(**ids).logits, learn.model.eval()(**ids).logits)
+    card = (root/'tags'/'README.md').read_text(encoding='utf-8')
+    assert theirs.config.id2label[1] == 'B-PER' and 'F1 of names 1.000' in card and 'Tags the words' in card and not list((root/'tags').glob('*.bin'))
+
+
+def test_a_finder_of_answers(heads, tmp_path):
+    from transformers import AutoModelForQuestionAnswering
+    root, *_, learn, model, df = heads
+    assert model.predict(df).answer.tolist() == ['Brown']*6 and model.predict(('who said?', 'Mr Brown said')).answer.tolist() == ['Brown']
+    theirs = AutoModelForQuestionAnswering.from_pretrained(root/'spans').eval()
+    ids = learn.model.tokenizer('who said?', 'Mr Brown said', return_tensors='pt')
+    with torch.no_grad(): torch.testing.assert_close(theirs(**ids).start_logits, learn.model.eval()(**ids).start_logits)
+    df.to_csv(tmp_path/'q.csv', index=False)
+    assert model.predict([tmp_path/'q.csv']).answer.tolist() == ['Brown']*6 and 'answers found exactly 1.000' in (root/'spans'/'README.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('which, x, said', [(2, 7, 'no sentence'), (2, [], 'nothing'), (2, [''], 'no sentence'), (2, [['a', '']], 'no sentence'), (2, [['a', 7]], 'no sentence'),
+                                            (2, Path('none.txt'), 'cannot be read'), (4, 'who?', 'no pair'), (4, [('who?', '')], 'no pair'), (4, [], 'nothing'),
+                                            (4, pd.DataFrame(dict(question=['a'])), "'context'"), (4, Path('none.csv'), 'cannot be read')])
+def test_what_heads_refuse(heads, which, x, said): refused(lambda: heads[which].predict(x), said)
+
+
+def test_heads_refuse_more(heads, tmp_path):
+    refused(lambda: heads[2].predict('a b', sure=.9), 'sure=')
+    refused(lambda: save(heads[1].model, tmp_path/'m'), 'dls=')
+    hook = heads[1].model.classifier.register_forward_hook(lambda m, i, o: o + torch.arange(5))
+    refused(lambda: save(heads[1], tmp_path/'m'), 'answers otherwise')
+    hook.remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_heads_at_the_command_line(heads, capsys):
+    assert cli.main(['predict', heads[0]/'tags', 'the Brown deal']) == 0 and 'B-PER' in capsys.readouterr().out
+    assert cli.main(['predict', heads[0]/'tags', 'the Brown deal', '--json']) == 0 and json.loads(capsys.readouterr().out)[0]['tags'] == ['O', 'B-PER', 'O']

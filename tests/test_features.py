@@ -1,5 +1,6 @@
 "Features against what the network says itself, a cache that must never give back the wrong thing, and a probe against scikit-learn and by hand."
 import copy, os, random, subprocess, sys, warnings
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from changes import draws
-from tlcourse import features as F
+from tlcourse import features as F, speed
 from tlcourse.features import FeatureError, Features, extract, featurizer, probe, to_head
-from tlcourse.speed import fold_batchnorm
+from tlcourse.speed import fold_batchnorm, lacking
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -787,3 +788,143 @@ def test_probe_refuses():
 def test_import_is_quiet():
     r = subprocess.run([sys.executable, '-c', 'import tlcourse.features'], capture_output=True, encoding='utf-8', timeout=120)
     assert r.returncode == 0 and not r.stdout + r.stderr
+
+
+# Another runtime -----------------------------------------------------------------------------------------------------
+
+fast = pytest.mark.skipif(lacking('openvino') is not None, reason='openvino is not installed')
+
+@pytest.fixture
+def engines(monkeypatch):
+    "How many networks were given to another runtime."
+    made = []
+    monkeypatch.setattr(F, '_engines', OrderedDict())
+    monkeypatch.setattr(F, 'engine', lambda *args: made.append(args[2:]) or speed.engine(*args))
+    return made
+
+@fast
+@pytest.mark.parametrize('layer', [None, [2, 0]])
+def test_openvino_says_the_same(home, engines, layer):
+    m, data = Net(), items()
+    got, want = (extract(m, loader(data), layer=layer, cache=False, **kw) for kw in (dict(backend='openvino'), {}))
+    for a,b in zip(got if layer else [got], want if layer else [want]):
+        assert a.x.dtype == np.float32 and a.y.tolist() == b.y.tolist()
+        assert (np.linalg.norm(a.x - b.x, axis=1) <= 1e-4*np.linalg.norm(b.x, axis=1)).all()
+    assert engines == [('openvino', torch.float32, False)]
+
+@fast
+def test_a_network_goes_to_the_runtime_once(home, engines):
+    m = Net()
+    extract(m, loader(items()), backend='openvino'), extract(m, loader(items(seed=1)), backend='openvino')
+    assert len(engines) == 1
+    with torch.no_grad(): m[0][0].weight.mul_(1.5)
+    np.testing.assert_allclose(extract(m, loader(items()), backend='openvino').x, direct(m, items()), rtol=1e-4, atol=1e-5)
+    assert len(engines) == 2
+
+@pytest.mark.parametrize('backend', ['torch', pytest.param('openvino', marks=fast)])
+def test_bfloat16_is_rounded_and_kept_as_exactly_as_ever(home, runs, backend):
+    m, data = Net(), items()
+    kw = dict(backend=backend, dtype='bfloat16')
+    got, want = extract(m, loader(data), bs=10, **kw), direct(m, data)
+    off = np.linalg.norm(got.x - want, axis=1)/np.linalg.norm(want, axis=1)
+    assert got.x.dtype == np.float32 and off.max() < .05 and (backend == 'openvino' or off.max() > 1e-5)
+    runs.clear()
+    assert (extract(m, loader(data), bs=10, **kw).x == got.x).all() and sum(runs) == 8     # from disk, eight looked at again, in float32
+    [f] = files(home)
+    arrays = F._store.get(f.stem)
+    F._store.put(f.stem, **dict(arrays, seen=arrays['seen']*np.float32(1.005)))            # less than bfloat16 tells apart
+    runs.clear()
+    extract(m, loader(data), bs=10, **kw)
+    assert sum(runs) > 8
+
+@fast
+def test_backend_and_dtype_are_part_of_the_key(home):
+    m, ways = Net(), [{}, dict(dtype='bfloat16'), dict(backend='openvino'), dict(backend='openvino', dtype=torch.bfloat16), dict(backend='auto')]
+    for i,kw in enumerate(ways):
+        extract(m, loader(), **kw)
+        assert len(files(home)) == i + 1
+    extract(m, loader(), backend='openvino', dtype='bfloat16'), extract(m, loader(), backend='torch', dtype='float32')
+    assert len(files(home)) == len(ways)
+
+@pytest.mark.parametrize('kw, words', [(dict(backend='jax'), ("backend='jax'", "'openvino'")), (dict(backend=None), ('backend=None',)), (dict(dtype='float16'), ("dtype='float16'", 'bfloat16')),
+                                       (dict(dtype=torch.int8), ('dtype=torch.int8',)), (dict(backend='onnx', dtype='bfloat16'), ('onnxruntime', "backend='openvino'"))])
+def test_a_backend_or_dtype_that_there_is_not(kw, words): fails(lambda: extract(Net(), loader(), cache=False, **kw), *words)
+
+def test_a_runtime_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(speed, 'find_spec', lambda name: None)
+    fails(lambda: extract(Net(), loader(), cache=False, backend='openvino'), "needs openvino; run pip install 'tlcourse[fast]'")
+    fails(lambda: extract(Net(), loader(), cache=False, backend='onnx'), 'needs onnxruntime')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        np.testing.assert_array_equal(extract(Net(), loader(), cache=False, backend='auto').x, extract(Net(), loader(), cache=False).x)
+
+class Odd(nn.Module):
+    "Says something else of each batch; and what is written down of it once, says the first."
+    n = 0
+    def forward(self, x): Odd.n += 1; return x*(1 + Odd.n % 7)
+
+class Stubborn(nn.Module):
+    def forward(self, x):
+        if torch.jit.is_tracing(): raise RuntimeError('this cannot be traced\nat all')
+        return x
+
+@fast
+@pytest.mark.parametrize('part, words', [(Odd, 'off by'), (Stubborn, 'this cannot be traced')])
+def test_torch_runs_what_the_runtime_cannot(home, engines, part, words):
+    net = Net()
+    m = nn.Sequential(net[0], net[1], part(), net[2], net[3])
+    with pytest.warns(UserWarning, match=words) as told: f = extract(m, loader(), backend='openvino', cache=False, fold=False)
+    assert len(told) == 1 and '\n' not in str(told[0].message) and "backend='openvino'" in str(told[0].message)
+    if part is Stubborn: np.testing.assert_allclose(f.x, direct(net, items()), rtol=1e-4, atol=1e-5)
+
+@fast
+def test_auto_takes_what_pays(home, engines, monkeypatch):
+    extract(Net(), loader(items(60)), cache=False, bs=6, backend='auto')
+    assert not engines                                                               # over before another runtime had started
+    clock = iter(np.arange(0., 1e6, 100.))
+    monkeypatch.setattr(F.time, 'perf_counter', lambda: next(clock))
+    monkeypatch.setattr(F, '_seconds', lambda f, xs: 1. if isinstance(f, speed.Engine) else 2.)
+    seen = []
+    monkeypatch.setattr(speed.Engine, '_out', lambda self, xs, old=speed.Engine._out: seen.append(len(xs[0])) or old(self, xs))
+    f = extract(Net(), loader(items(60)), cache=False, bs=6, backend='auto', compile=False)
+    assert len(engines) == 1 and len(seen) > 5
+    np.testing.assert_allclose(f.x, direct(Net(), items(60)), rtol=1e-4, atol=1e-5)
+
+@fast
+def test_incomplete_batches_and_other_shapes(home):
+    body, x = featurizer(Net().eval()), torch.stack([x for x,_ in items(7)])
+    e = speed.engine(body, [x[:4]])
+    with torch.no_grad():
+        for n in (1, 3, 4, 5, 7): torch.testing.assert_close(e(x[:n])[0], body(x[:n])[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(e(x[:, :, :8, :7])[0], body(x[:, :, :8, :7])[0])
+
+@pytest.mark.skipif(lacking('onnx') is not None, reason='onnxruntime is not installed')
+def test_onnxruntime_says_the_same(home, engines):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        np.testing.assert_allclose(extract(Net(), loader(), cache=False, backend='onnx').x, direct(Net(), items()), rtol=1e-4, atol=1e-5)
+    assert engines == [('onnx', torch.float32, False)]
+
+
+# Linear layers -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.skipif(not speed._x86(), reason='for x86 processors with oneDNN')
+@pytest.mark.parametrize('shape', [(20, 7, 5), (20, 3, 4, 5), (20, 5), (3, 7, 5)])
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_linear_layer_as_a_convolution(shape, bias):
+    torch.manual_seed(0)
+    body, x, convs = nn.Sequential(nn.Linear(5, 6, bias=bias), nn.GELU(), nn.Linear(6, 4)).eval(), torch.randn(shape), []
+    turned = speed.pointwise(body, x)
+    assert turned is not body and [type(m) for m in body[::2]] == [nn.Linear]*2 and all(a is b for a,b in zip(turned.parameters(), body.parameters()))
+    with torch.no_grad(), torch.profiler.profile() as p: got = turned(x)
+    torch.testing.assert_close(got, body(x), rtol=1e-4, atol=1e-5)
+    assert got.is_contiguous() and any('conv' in e.key for e in p.key_averages()) == (len(shape) > 2 and len(x) >= 16)
+
+def test_linear_layers_that_stay():
+    x = torch.randn(2, 3, 5)
+    for body in (nn.Sequential(nn.Linear(5, 2).double()), nn.Sequential(nn.GELU())): assert speed.pointwise(body, x.double()) is body
+    class Asks(nn.Module):
+        def __init__(self): super().__init__(); self.one = nn.Linear(5, 5)
+        def forward(self, x): return self.one(x) if type(self.one) is nn.Linear else x
+    body = Asks()
+    assert speed.pointwise(body, x) is body

@@ -15,6 +15,7 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.vision.augment import RandTransform
 from timm.layers import DropPath
 
+from tlcourse import prefix
 from tlcourse.learners import FinetuneError, learner
 from tlcourse.prefix import PrefixCache, frozen_groups
 
@@ -62,11 +63,18 @@ def assert_same(a, b, atol=1e-6):
 @pytest.mark.parametrize('stages', [(-1,), (-2,), (-3,), (-1, -2, -3), (-3, -1), (-4, -4, -2)])
 @pytest.mark.parametrize('kwargs', [{}, dict(ahead=2)])
 def test_exactly_the_training_without_it(stages, kwargs):
-    (a, va), (b, vb) = fitted([], stages), fitted(PrefixCache(**kwargs), stages)
+    (a, va), (b, vb) = fitted([], stages), fitted(PrefixCache(fold=False, **kwargs), stages)
     assert_same(a.model, b.model)
     for x, y in zip(va, vb): assert list(x) == pytest.approx(list(y), abs=1e-5)
     assert list(a.validate()) == pytest.approx(list(b.validate()), abs=1e-5)
     assert [s for s in a.opt.state] and len(a.opt.state) == len(b.opt.state)
+
+
+@pytest.mark.parametrize('stages', [(-2,), (-3,), (-1, -2, -3), (-4, -4, -2)])
+def test_folded_the_losses_are_the_same_to_rounding(stages):
+    "A bias before BatchNorm that trains has a gradient of nothing but rounding, which Adam makes large; what the network says does not depend on it."
+    (_, va), (b, vb) = fitted([], stages), fitted(PrefixCache(ahead=1), stages)
+    for x, y in zip(va, vb): assert list(x) == pytest.approx(list(y), abs=1e-3)
 
 
 def test_the_comparison_can_fail():
@@ -88,12 +96,36 @@ def test_half_precision_is_close():
 
 
 def test_folded_is_equal_to_rounding():
-    learn, _ = fitted(cache := PrefixCache(fold=True, ahead=1), (-1, -2))
+    learn, _ = fitted(cache := PrefixCache(ahead=1), (-1, -2))
     assert_same(fitted([], (-1, -2))[0].model, learn.model, atol=1e-4)
     assert [m for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d)], 'the model itself keeps its BatchNorm'
-    exact = fitted(unfolded := PrefixCache(ahead=1), (-1,))[0]
+    exact = fitted(unfolded := PrefixCache(ahead=1, fold=False), (-1,))[0]
     a, b = (o.kept[l.dls.train].h[3] for o,l in ((cache, learn), (unfolded, exact)))
     assert 0 < (a - b).abs().max() < 1e-5 and cache.computed == 32*4
+    assert_same(fitted([], (-1, -2))[0].model, fitted(PrefixCache(fold=False, ahead=1), (-1, -2))[0].model, atol=0)
+
+
+@pytest.mark.parametrize('change, folded', [(1e-7, True), (1e-3, False)])
+def test_a_group_that_folding_changes_keeps_its_batchnorm(monkeypatch, change, folded):
+    class Near(nn.Module):
+        def __init__(self, g): super().__init__(); self.g = g
+        def forward(self, x): return self.g(x)*(1 + change)
+    monkeypatch.setattr(prefix, 'fold_batchnorm', lambda g, h: Near(g))
+    g = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad(): assert isinstance(prefix._folded([g], torch.randn(2, 3, 8, 8))[0], Near) is folded
+
+
+@pytest.mark.parametrize('dtype, folded', [(torch.float32, True), (torch.float64, False), (torch.bfloat16, False)])
+def test_only_float32_is_folded(dtype, folded):
+    g = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval().to(dtype)
+    with torch.no_grad(): f, = prefix._folded([g], torch.randn(2, 3, 8, 8, dtype=dtype))
+    assert (f is not g) is folded
+
+
+def test_folding_leaves_autocast_alone():
+    g = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad(), torch.autocast('cpu'): f, = prefix._folded([g], torch.randn(2, 3, 8, 8))
+    assert f is g
 
 
 class Tokens(nn.Module):

@@ -1,5 +1,5 @@
 "The report on one's own data: its statistics against formulas and loops by hand, its verdicts on planted truths, its files."
-import io, shutil
+import base64, io, shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -335,3 +335,66 @@ def test_how_far_known_data_lies():
     assert abs(a - 1.25) < .15 and a < b < c and abs(c - 3.5) < .5
     t = np.arange(32000)/16000
     assert nobody_speaks(np.stack([.3*np.sin(2*np.pi*h*t) for h in (150, 440)])).min() > .5
+
+
+# What is kept, and what is shown
+
+def test_a_trained_split_is_kept_and_taken_from_disk(shapes, monkeypatch):
+    "Asked again, as after Ctrl-C, a split that was trained is not trained again; one that differs in anything is."
+    w, asked = R._Work(R._read(shapes, 0, None, 64), 1, 0, False), []
+    w.y = np.array([w.r.vocab.index(o.label) for o in w.items])
+    monkeypatch.setattr(R, '_trained', lambda w, arm, i, j: (asked.append(arm) or np.full((len(j), 2), .5), None))
+    i, j = np.arange(20), np.arange(20, 30)
+    first = R._network(w, 'LP-FT of x', i, j)
+    assert np.array_equal(R._network(w, 'LP-FT of x', i, j), first) and asked == ['LP-FT of x']
+    R._network(w, 'LP-FT of x', i, j + 1)
+    R._network(w, 'from scratch: x', i, j)
+    w.y = 1 - w.y
+    R._network(w, 'LP-FT of x', i, j)
+    assert asked == ['LP-FT of x', 'LP-FT of x', 'from scratch: x', 'LP-FT of x']
+
+def test_from_scratch_is_compared_where_there_is_time(shapes, tmp_path, monkeypatch):
+    cuts = R._cuts
+    monkeypatch.setattr(R, 'EPOCHS', 1)
+    monkeypatch.setattr(R, 'SCRATCH', 1)
+    monkeypatch.setattr(R, '_cuts', lambda w, repeat: cuts(w, repeat)[:2] if repeat == 0 else [])
+    r = report(shapes, minutes=20, size=64, progress=False)
+    arm = 'from scratch: efficientnet_lite0'
+    assert r.table.splits[arm] == 2 and any(o.startswith(arm) for o in r.verdict) and r.table.accuracy[arm] <= r.table.accuracy.max()
+
+def test_how_far_pictures_are_is_said(found):
+    assert np.isfinite(found.far) and any(o.startswith('These pictures are') and 'photos' in o and 'noise' in o for o in found.verdict)
+
+def test_where_raw_data_wins_it_is_recommended_and_what_is_saved_is_said():
+    w = SimpleNamespace(kind='pictures', raw='SVM on 16x16 pixels', best='probe on x', saved=True, kept=np.arange(9), r=page.Report('pictures', ['a', 'b']))
+    w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v + .01*k, seconds=1.) for m,v in ((w.raw, .9), (w.best, .8)) for k in range(5)]
+    R._means(w)
+    w.r.best, w.r.test = w.raw, (.9, .8, .95)
+    said = R._method(w)
+    assert said[0].startswith('Recommended: SVM on 16x16 pixels.') and 'holds the probe on x instead' in said[1] and R._transfer(w)[0].startswith('No transfer')
+
+def test_cards_hold_what_they_show():
+    x = np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
+    media, caption = page.picture_card(x, 'a<b')
+    im = Image.open(io.BytesIO(base64.b64decode(media.split('base64,')[1].split('"')[0])))
+    assert im.size == (160, 160) and 'alt="a&lt;b"' in media and caption == 'a<b'
+    wave = np.sin(np.arange(100_000)*.05).astype(np.float32)
+    media, _ = page.sound_card(wave, 'l, taken for h')
+    import soundfile
+    got, rate = soundfile.read(io.BytesIO(base64.b64decode(media.split('base64,')[1].split('"')[0])), dtype='float32')
+    assert rate == 16_000 and len(got) == 64_000 and np.allclose(got, wave[:64_000], atol=1e-4) and 'aria-label="l, taken for h"' in media
+    assert page.text_card('a <i>\n b ' + 'c'*500, '')[0].startswith('<blockquote>a &lt;i&gt; b ccc') and page.text_card('c'*500, '')[0].endswith(' ...</blockquote>')
+
+def test_the_curve_says_where_it_may_go():
+    rows = pd.DataFrame([dict(part=p, n=round(80*p), accuracy=a + .01*k) for p,a in ((.25, .5), (.5, .6), (1, .7)) for k in range(5)])
+    fig = page.curve_of(rows, 1/4, (.05, -.01, .1))
+    assert '20 labels 0.520' in fig.alt and '80 labels 0.720' in fig.alt and '160 labels would give 0.770 (0.710 to 0.820)' in fig.alt
+
+@pytest.mark.parametrize('d, raw', [((.2, .1, .3), False), ((.01, .005, .015), False), ((.01, -.04, .06), True), ((-.1, -.2, -.05), True), ((0, -.01, .01), True), ((.1, -.05, .25), False)])
+def test_the_cheaper_one_is_recommended_where_no_gain_is_shown(d, raw):
+    "In step with the headline: where it says transfer, the network; where it says no gain, what needs none; where it cannot say, the better one."
+    assert R._no_gain(d) == raw
+    w = SimpleNamespace(raw='r', best='b', r=SimpleNamespace(table=pd.DataFrame(dict(accuracy=[.5, .5]), index=['r', 'b']),
+                        differences=pd.DataFrame([('b', 'r', *d)], columns=['method', 'minus', 'difference', 'low', 'high'])))
+    head = R._transfer(w)[0]
+    assert head.startswith('No ') == raw, head

@@ -7,6 +7,7 @@ __all__ = ['FeatureError', 'Features', 'Depths', 'featurizer', 'contents', 'batc
 
 # %% ../nbs/foundations/features.ipynb #da95265c
 import warnings
+from collections import OrderedDict
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from .backbones import groups, unwrap
 from .cache import Store, digest
 from .core import TLCourseError, document, first_line, moved, no_bar
 from .loaders import check_normalization
-from .speed import compiled, fold_batchnorm, same
+from .speed import NEEDS, Engine, SpeedError, compiled, engine, fold_batchnorm, lacking, pointwise, same
 from .threads import fixed
 
 # %% ../nbs/foundations/features.ipynb #78ac197f
@@ -103,6 +104,19 @@ def _order(dl):
     "The positions of the items as they are best run: longest first where the loader knows lengths, as fastai's `SortedDL` does."
     res = getattr(dl, 'res', None)
     return range(dl.n) if res is None or len(res) != dl.n else sorted(range(dl.n), key=lambda i: -res[i])
+
+# %% ../nbs/foundations/features.ipynb #3fffee53
+_dtypes = dict(float32=torch.float32, bfloat16=torch.bfloat16)
+
+def _way(backend, dtype):
+    "The runtime and the type of numbers that are asked for; one line where there is no such, or it is not installed."
+    name = str(dtype).removeprefix('torch.')
+    if backend not in ('auto', *NEEDS): raise FeatureError(f"extract: backend={backend!r}; give 'torch', 'openvino', 'onnx' or 'auto'.")
+    if name not in _dtypes: raise FeatureError(f"extract: dtype={dtype!r}; give 'float32' or 'bfloat16'.")
+    if backend == 'onnx' and name != 'float32': raise FeatureError(f"extract: onnxruntime computes in float32 on a CPU; for {name} give backend='openvino'.")
+    lack = lacking('openvino' if backend == 'auto' else backend)
+    if lack and backend != 'auto': raise FeatureError(f"extract: backend='{backend}' needs {lack}; run pip install 'tlcourse[fast]', or leave backend out.")
+    return 'torch' if lack else backend, name
 
 # %% ../nbs/foundations/features.ipynb #724b5441
 def _plain(x):
@@ -230,6 +244,37 @@ def _key(body, dl, device, split, *more):
     except (TypeError, AttributeError, RecursionError, RuntimeError, ValueError) as e:
         warnings.warn(f'extract: these features are not kept on disk, as what they depend on cannot be compared ({first_line(e)}).', stacklevel=4)
 
+# %% ../nbs/foundations/features.ipynb #7baf7a1d
+class _Half(nn.Module):
+    "A network under autocast to bfloat16."
+    def __init__(self, body): super().__init__(); self.body = body
+    def forward(self, *xs):
+        with torch.autocast(next(x.device.type for x in xs if isinstance(x, torch.Tensor)), torch.bfloat16): return self.body(*xs)
+
+_engines = OrderedDict() # the last two, since the training set is followed by the validation set
+
+def _engine(body, xs, backend, dtype, varied):
+    "An `engine`, made once for the same network and the same form of batches."
+    form = [x.shape[1:] if varied is False else x.ndim for x in xs], [x.dtype for x in xs], not varied and len(xs[0])
+    try: key = digest([body, form, backend, dtype, varied, torch.get_num_threads()])
+    except (TypeError, AttributeError, RecursionError, RuntimeError, ValueError): return engine(body, xs, backend, _dtypes[dtype], varied)
+    if key not in _engines: _engines[key] = engine(body, xs, backend, _dtypes[dtype], varied)
+    _engines.move_to_end(key)
+    while len(_engines) > 2: _engines.popitem(last=False)
+    return _engines[key]
+
+def _seconds(f, xs):
+    t = time.perf_counter()
+    f(*xs)
+    return time.perf_counter() - t
+
+def _other(body, slow, xs, way, varied):
+    "`body` in another runtime; `slow`, with one line, where that cannot be, and without where it is no faster and nobody asked for it."
+    auto = way[0] == 'auto'
+    try: fast = _engine(body, xs, 'openvino' if auto else way[0], way[1], varied)
+    except SpeedError as e: warnings.warn(f"extract: torch runs this network, as backend='{way[0]}' cannot ({e}).", stacklevel=6); return slow
+    return slow if auto and _seconds(fast, xs) > _seconds(slow, xs) else fast
+
 # %% ../nbs/foundations/features.ipynb #642c6cf3
 def _to(x, device, dtype): return x.to(device, dtype if x.is_floating_point() else None) if isinstance(x, torch.Tensor) else x
 
@@ -247,17 +292,20 @@ def _copy(model):
     shared = not any(m.training or isinstance(m, torch.jit.ScriptModule) for m in model.modules())
     return (_twin(model) if shared else deepcopy(model).eval()), shared
 
-def _run(body, batches, done, n, bs, compile, progress, varied, dtype):
+def _run(body, batches, done, n, bs, compile, progress, varied, dtype, way):
     "Pass all batches through `body`; yields features and labels of each."
-    fast, left, start = body, n - done, None
+    fast = slow = _Half(body) if way[1] == 'bfloat16' else body
+    left, start, other = n - done, None, way[0] != 'torch' # is another runtime still to be tried?
     with tqdm(total=n, initial=done, desc='features', leave=False, delay=1, disable=no_bar(progress)) as bar:
         for i,(xs,y) in enumerate(batches):
             xs = [_to(x, None, dtype) for x in xs]
             size = len(xs[0])
             if i == 2: start, at = time.perf_counter(), left
-            due = i == 6 and left*(time.perf_counter() - start)/(at - left) > 180  # seconds; compiling takes up to one minute
-            if compile is True and i == 0 or compile == 'auto' and due and not varied: fast = compiled(body, xs, varied)
-            out = (fast if size == bs else body)(*xs)
+            to_go = left*(time.perf_counter() - start)/(at - left) if i > 2 else 0
+            if other and (way[0] != 'auto' or to_go > 4): fast, other = _other(body, slow, xs, way, varied), False # seconds; it takes one to start
+            due = way[0] == 'torch' and i == 6 and to_go > 180  # seconds; compiling takes up to one minute
+            if compile is True and i == 0 and fast is slow or compile == 'auto' and due and not varied: fast = compiled(slow, xs, varied)
+            out = (fast if size == bs or isinstance(fast, Engine) else slow)(*xs)
             yield torch.cat([o.float() for o in out], 1).cpu().numpy(), None if y is None else y.cpu().numpy(), [o.shape[1] for o in out]
             left -= size
             bar.update(size)
@@ -265,10 +313,10 @@ def _run(body, batches, done, n, bs, compile, progress, varied, dtype):
 # %% ../nbs/foundations/features.ipynb #f2370c52
 _store = Store('features')
 
-def _collect(key, old, n, run):
-    "What `run` yields, after what `old` has of it: features, labels, widths. If it is interrupted, it is kept as far as it got."
+def _collect(key, old, n, run, also):
+    "What `run` yields, after what `old` has of it: features, labels, widths; and `also`. If it is interrupted, it is kept as far as it got."
     xs, ys, widths = ([old['x']], [old['y']], old['widths']) if old else ([], [], None)
-    def arrays(): return dict(x=np.concatenate(xs), y=np.concatenate(ys), widths=np.asarray(widths), n=np.asarray(n))
+    def arrays(): return dict(x=np.concatenate(xs), y=np.concatenate(ys), widths=np.asarray(widths), n=np.asarray(n), **also)
     try:
         for x, y, widths in run: xs.append(x); ys.append(np.zeros(len(x)) if y is None else y)
         if (got := sum(map(len, xs))) != n: raise FeatureError(f'extract: the DataLoader gave {got} items instead of {n}; it must not skip any.')
@@ -280,8 +328,9 @@ def _collect(key, old, n, run):
     return arrays()
 
 def _ready(body, first, fold):
-    "`body` folded, if it may be."
-    return fold_batchnorm(body, *(x[:2] if isinstance(x, torch.Tensor) else x for x in first)) if fold else body
+    "`body` folded, and its linear layers turned, if it may be."
+    few = [x[:2] if isinstance(x, torch.Tensor) else x for x in first]
+    return pointwise(fold_batchnorm(body, *few), *few) if fold else body
 
 # %% ../nbs/foundations/features.ipynb #c6f8eaee
 def _spread(n): return sorted({round(i) for i in np.linspace(0, n - 1, min(n, 8))})
@@ -324,29 +373,32 @@ def extract(
     seed:int=0,              # of the views
     cache:bool=True,         # keep the features on disk, and take them from there?
     bs:int=32,               # pictures at a time
-    fold:bool=True,          # fold BatchNorm into the convolutions?
+    fold:bool=True,          # fold BatchNorm into the convolutions, and run linear layers by the faster library?
     compile:bool|str='auto', # torch.compile; 'auto': if it will save more than it takes
     progress:bool=True,      # show a bar, where somebody watches?
+    backend:str='torch',     # what runs the network: or 'openvino', 'onnx', 'auto' (`pip install 'tlcourse[fast]'`)
+    dtype:str='float32',     # or 'bfloat16': faster where the processor has it, and 2 to 3 digits; features are float32 anyway
 ) -> Features:               # a list of them for a list of layers
     """Features of every item of `dl`, in order, by one pass in evaluation mode. Interrupted, it goes on next time. Raises `FeatureError`, one line.
 
     Features on disk are taken if the fingerprint is the same: of the network's weights, settings and code; of the items, of files by size and time;
-    of the transforms and of what they look up in your notebook; of how batches are made; of autocast. Eight items, spread over the set, are then run
-    again and must agree, or all are. Labels are always read from the data set. Not seen: a change outside of these, such as an environment
+    of the transforms and of what they look up in your notebook; of how batches are made; of autocast, backend and dtype. Eight items, spread over the
+    set, are then run again and must agree, or all are. Another backend is compared with torch on the first batch; where it cannot run the network or says
+    something else, one line tells so and torch runs it. 'auto' takes OpenVINO where it is installed, has four seconds or more to go, and is faster. Labels are always read from the data set. Not seen: a change outside of these, such as an environment
     variable, that spares the eight; with cache=False nothing is taken from disk or put there."""
-    model = unwrap(model)
+    model, way = unwrap(model), _way(backend, dtype)
     _check(model, dl, views)
     several, split, k = isinstance(layer, (list, tuple, range)), 0 if views else 1, views or 1
     with no_random(), dl.dataset.set_split_idx(split) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():
         order, layers = _order(dl), list(layer) if several else None if layer is None else [layer]
         copy, shared = _copy(model)
         body, n = featurizer(copy, layers), k*dl.n
-        return _features(*_got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress), order, _vocab(dl), views, several)
+        return _features(*_got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress, way), order, _vocab(dl), views, several)
 
 def _vocab(dl): return [str(o) for o in getattr(dl, 'vocab', None) or []]
 
 # %% ../nbs/foundations/features.ipynb #d33a5676
-def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress):
+def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress, way):
     "Features from disk or from a run, and the labels."
     def batches(order, k, start, stop, bs=bs, workers=0): return _batches(dl, order, split, k, start, stop, bs, seed, workers)
     def look(at): return next(batches([order[i] for i in at], 1, 0, len(at), len(at)))
@@ -355,9 +407,11 @@ def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, com
     dtype = next((p.dtype for p in body.parameters() if p.is_floating_point()), None)
     if any(p.device != device for p in body.parameters()): body, shared = deepcopy(body).to(device), False
     precision, first = _precision(device, dtype), [_to(x, None, dtype) for x in first]
-    key = _key(body, dl, device, split, k, fold, *[seed, bs]*(split == 0), *[order]*isinstance(order, list)) if cache else None
+    key = _key(body, dl, device, split, k, fold, way, *[seed, bs]*(split == 0), *[order]*isinstance(order, list)) if cache else None
 
+    def seen(): return torch.cat([o.float() for o in body(*first)], 1).cpu()
     def holds(old):
+        if way[1] != 'float32': return 'seen' in old and same([torch.from_numpy(old['seen'])], [seen()], precision) # as exact as ever
         at, xs = _spread(len(old['x'])), first
         if views:
             start = int(key[:8], 16) % -(-len(old['x'])//bs)*bs
@@ -369,12 +423,14 @@ def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, com
     old = _kept(key, n, holds)
     done = len(old['x']) if old else 0
     if done == n: return old, y
+    also = {} if way[1] == 'float32' else dict(seen=old['seen'] if old else seen().numpy())
+    if way[0] == 'auto' and (device.type != 'cpu' or precision != torch.float32): way = 'torch', way[1]
     body = (deepcopy(body) if shared else body).to(memory_format=torch.channels_last)
     workers = 0 if views else dl.fake_l.num_workers
-    run = _run(_ready(body, first, fold), batches(order, k, done, n, workers=workers), done, n, bs, compile, progress, isinstance(order, list), dtype)
-    got = _collect(key, old, n, run)
-    seen = None if label is None else _stack(got['y'][::k][np.argsort(order)])
-    if seen is None or y is None or y.shape == seen.shape and np.allclose(y, seen, equal_nan=True): y = seen if y is None else y
+    run = _run(_ready(body, first, fold), batches(order, k, done, n, workers=workers), done, n, bs, compile, progress, isinstance(order, list), dtype, way)
+    got = _collect(key, old, n, run, also)
+    read = None if label is None else _stack(got['y'][::k][np.argsort(order)])
+    if read is None or y is None or y.shape == read.shape and np.allclose(y, read, equal_nan=True): y = read if y is None else y
     else: y, key = seen, None # a transform of batches makes other labels: run each time
     if key: _store.put(key, **got)
     return got, y

@@ -46,6 +46,8 @@ class Report:
     figures: list = field(default_factory=list)                       # pairs of heading and figure
     cards: list = field(default_factory=list)                         # heading, and pairs of HTML and caption: items to look at
     folder: Path|None = None                                          # that it was written to
+    @property
+    def what(self) -> str: return 'recordings' if self.kind == 'sounds' else self.kind
     def __repr__(self): return '\n'.join(self.verdict)
     def _repr_html_(self): return ''.join(f'<p>{escape(o)}</p>' for o in self.verdict)
 
@@ -124,8 +126,8 @@ STYLE = '''*{box-sizing:border-box}:root{--ink:#1f2328;--soft:#59636e;--line:#d9
 body{font:16px/1.55 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--paper);max-width:54rem;margin:0 auto;padding:1.5rem 1rem 4rem}
 h1{font-size:1rem;font-weight:500;color:var(--soft);margin:0}.head{font-size:1.7rem;font-weight:700;line-height:1.25;margin:.2rem 0 1.2rem}
 h2{font-size:1.15rem;margin:2.4rem 0 .4rem}p.note{color:var(--soft);margin:.2rem 0 .6rem;font-size:.9rem}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:.8rem;margin:0 0 1.4rem}
-.facts div{background:var(--band);border-radius:.5rem;padding:.7rem .9rem}.facts b{display:block;font-size:1.35rem}.facts span{color:var(--soft);font-size:.85rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:0 0 1.4rem}
+.facts div{background:var(--band);border-radius:.5rem;padding:.7rem .9rem}.facts b{display:block;font-size:1.2rem;line-height:1.3;overflow-wrap:anywhere}.facts span{color:var(--soft);font-size:.85rem}
 ul.verdict{border-left:4px solid var(--mark);padding:.1rem 0 .1rem 1.6rem;margin:0}ul.verdict li{margin:.35rem 0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;width:100%}td,th{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}figure{margin:0}.plot{background:#fff;border-radius:.5rem;padding:.5rem}.plot img{display:block;max-width:100%;height:auto;margin:auto}
@@ -153,7 +155,7 @@ def _html_table(df, most=30):
 # %% ../nbs/foundations/page.ipynb #8b6d6a55
 def _facts(r):
     "What stands at the top in large letters."
-    res = [(f'{r.n.get("development", 0) + r.n.get("kept", 0):,}', f'{r.kind} in {len(r.vocab)} classes')]
+    res = [(f'{r.n.get("development", 0) + r.n.get("kept", 0):,}', f'{r.what} in {len(r.vocab)} classes')]
     if r.test: res.append((f'{r.test[0]:.1%}', f'right of those kept apart ({r.test[1]:.1%} to {r.test[2]:.1%})'))
     if r.best: res.append((r.best, 'recommended'))
     if r.doubling: res.append((f'{100*r.doubling[0]:+.1f} points', f'by twice the labels ({100*r.doubling[1]:+.1f} to {100*r.doubling[2]:+.1f})'))

@@ -42,7 +42,7 @@ class PrefixCache(Callback):
     activations are taken before the first epoch, for the training and the validation set, and only training uses them: `predict`, `validate` and
     `get_preds` see the whole network. They are used again by a later fit if weights, buffers, settings, code and hooks of the groups, items and
     transforms of the data, and autocast are as they were, and if eight items spread over the set still give the same; otherwise they are taken
-    anew. Under mixed precision they are what autocast makes of them, as without the cache; `dtype=` and `fold=` round otherwise. Raises
+    anew. Under mixed precision they are what autocast makes of them, as without the cache; `dtype=` rounds otherwise, and folding in the last digits. Raises
     `FinetuneError` where a cached fit would be another fit. Nothing is kept once the callback is gone."""
     def __init__(self,
         ahead:int=0, # keep the outputs of this many groups below the cut too, for stages that unfreeze them later: one pass instead of one a stage
@@ -51,7 +51,7 @@ class PrefixCache(Callback):
         folder:str|Path|None=None, # keep them in a temporary file there rather than in memory
         limit:float=4., # refuse above this many GB
         seed:int=0, # of the views and their draws
-        fold:bool=False, # fold BatchNorm for the pass, as `extract` does: twice as fast on a CPU, equal to rounding rather than to the last bit
+        fold:bool=True, # fold BatchNorm for the pass, as `extract` does, in groups where that changes the rounding of float32 and nothing else; False: equal to the last bit
     ):
         if ahead < 0: raise FinetuneError(f'PrefixCache: ahead={ahead} must be 0 or more groups.')
         if views is not None and views < 1: raise FinetuneError(f'PrefixCache: views={views} must be 1 or more versions of each item.')
@@ -276,7 +276,7 @@ def _shapes(self:PrefixCache, seq, kept, start, k, keys):
 def _run(self:PrefixCache, steps, kept, start, shapes):
     "Run the groups `steps`, from `start` on, over all items, and keep what comes out at the depths of `shapes`."
     h_new, ys = {depth: self._room(*o) for depth,o in shapes.items()}, []
-    bs = min(kept.dl.bs, 32) if self.fold else kept.dl.bs # small batches stay in a CPU's cache; equal ones round alike
+    bs = min(kept.dl.bs, 32) if self.fold and torch.device(kept.dl.device or 'cpu').type == 'cpu' else kept.dl.bs # small batches stay in a CPU's cache; equal ones round alike
     for view in range(kept.views):
         for items,h,y in self._progress(kept.inputs(start, view, bs), -(-kept.dl.n // bs)):
             for depth,g in enumerate(steps, start+1):
@@ -289,11 +289,13 @@ def _run(self:PrefixCache, steps, kept, start, shapes):
 
 # %% ../nbs/foundations/prefix.ipynb #1975eda3
 def _folded(steps, h):
-    "The groups `steps`, each with BatchNorm folded where that changes nothing but rounding; `h` is a batch for the first."
+    "The groups `steps`, each with BatchNorm folded where that changes nothing but the rounding of float32; `h` is a batch for the first."
     res = []
     for g in steps:
-        res.append(fold_batchnorm(g, h))
-        h = g(h)
+        out, new = g(h), fold_batchnorm(g, h)
+        exact = out.dtype == torch.float32 and (new(h) - out).abs().max() <= 1e-5*out.abs().max()
+        res.append(new if exact else g)
+        h = out
     return res
 
 @patch

@@ -150,14 +150,15 @@ def _look(w, groups):
     w.second[name] = _per_item(w, net)
     groups = _fewer_items(w, groups, max(200, .5*w.left()/w.second[name][0]))
     w.reserve = min(.2*w.left(), 2 + 3*len(w.kept)*w.second[name][0])
-    w.say(f'{len(w.items):,} of {w.all:,} {w.kind} in {len(r.vocab)} classes, features by {name}')
+    w.say(f'{len(w.items):,} of {w.all:,} {r.what} in {len(r.vocab)} classes, features by {name}')
     t, f = time.time(), extract(net, w.dl, progress=not w.quiet)
     w.x[name], w.y, w.costs[name] = f.x, np.asarray(f.y), time.time() - t
     w.x[RAW[w.kind]] = raw(w.kind, w.dl, [o.text for o in w.items] if w.kind == 'texts' else None, w.dev)
     _twins(w, groups)
     alone = len(np.unique(w.groups)) == len(w.groups)
     w.say('can these labels be predicted at all?')
-    r.p = predictable(f.x[w.dev], w.y[w.dev], None if alone else w.groups, seed=w.seed)
+    seen = [predictable(w.x[k][w.dev], w.y[w.dev], None if alone else w.groups, seed=w.seed) for k in (name, RAW[w.kind])]
+    r.p = min(1., 2*min(seen)) # Bonferroni: what a network says of items, and the items themselves
     r.far, w.far = _FAR[w.kind](w, net)
 
 # %% ../nbs/foundations/report.ipynb #3518235d
@@ -353,13 +354,15 @@ def _difference(w, a, b):
 
 def _enough(d): return d[2] < 0 or max(-d[1], d[2]) <= EQUAL # is what is taken away as good, or better?
 
+def _no_gain(d): return d[1] <= 0 and d[0] <= EQUAL # is nothing shown, and little to be had?
+
 def _judge(w, out, data):
     "Train the winner, judge it on what was kept apart, save the best network."
     r, c, y = w.r, len(w.r.vocab), w.y
     tuned = next((o for o in r.table.index if o.startswith('LP-FT')), None)
     net = tuned if tuned and _difference(w, tuned, w.best)[1] > 0 else w.best
     d = _difference(w, w.best, w.raw)
-    r.best = w.raw if net == w.best and (_enough(d) or d[0] <= 0) else net
+    r.best = w.raw if net == w.best and _no_gain(d) else net
     w.reserve = 0.
     w.say(f'{r.best} on all of the development part, and on what was kept apart')
     if not len(w.kept): raise ReportError('each item that was kept apart has a twin in the development part: remove copies, or say with groups= what belongs together.')
@@ -449,7 +452,7 @@ def _method(w):
         d = _difference(w, a, w.best)
         word = 'better than' if d[1] > 0 else 'worse than' if d[2] < 0 else 'not to be told from'
         res.append(f'{a} is {word} {w.best}: {_pp(d)}.')
-    if r.test: res.append(f'Recommended: {r.best}. On the {len(w.kept)} {w.kind} kept apart, looked at once: {r.test[0]:.3f} right '
+    if r.test: res.append(f'Recommended: {r.best}. On the {len(w.kept)} {r.what} kept apart, looked at once: {r.test[0]:.3f} right '
                           f'(95 % interval {r.test[1]:.3f} to {r.test[2]:.3f}).')
     if r.test and r.best == w.raw and w.saved:
         res.append(f'The folder model holds the {w.best} instead, since deploy.save takes networks and probes. The {w.raw} takes scikit-learn alone, '
@@ -462,7 +465,7 @@ def _method(w):
 def _far_said(w):
     if not np.isfinite(w.r.far): return []
     word = 'close to' if w.r.far < 1/3 else 'of another kind than' if w.r.far < 2/3 else 'far from'
-    return [f'These {w.kind} are {word} what {_BODIES[w.kind][0]} was trained on: {w.far}.']
+    return [f'These {w.r.what} are {word} what {_BODIES[w.kind][0]} was trained on: {w.far}.']
 
 # %% ../nbs/foundations/report.ipynb #7a0e06a3
 def _short(s): return s if len(s) <= 80 else f'"{s[:76]} ..."'
@@ -477,7 +480,7 @@ def _data_said(w):
         n = int(r.twins.across.sum())
         if n: res.append(f'A leak: {r.n["kept"] - len(w.kept)} of the {r.n["kept"]} items kept apart are the same as items of the development part, or nearly, '
                          f'such as {_short(r.twins.second[0])} and {_short(r.twins["first"][0])}. They are left out of the result. Keep what belongs together on one side, with groups.')
-        if len(r.twins) - n: res.append(f'{_number(len(r.twins) - n, "pair")} inside one part are the same, or nearly; they stay together in cross-validation.')
+        if len(r.twins) - n: res.append(f'The same inside one part, or nearly: {_number(len(r.twins) - n, "pair")} of items; they stay together in cross-validation.')
     if (n := len(r.suspects)):
         o = r.suspects.iloc[0]
         first = f'The first to look at: {_short(o["item"])}, labeled {o.label}, more like {o.likely}.'
@@ -502,7 +505,7 @@ def _verdict(w):
     if r.p > LEVEL:
         r.headline = 'These labels cannot be predicted'
         v.append(f'These labels cannot be predicted from these items: with labels shuffled at random a classifier does as well in {100*r.p:.0f} % of cases. '
-                 'Either they are wrong, or what decides them is not in the items as this network sees them, or there are too few.')
+                 'Either they are wrong, or what decides them is not in the items, or there are too few.')
     elif len(r.table):
         if np.isfinite(r.p): v.append(f'The labels can be predicted: shuffled ones do as well in {100*r.p:.1f} % of cases or fewer.')
         if hasattr(w, 'best'):

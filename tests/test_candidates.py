@@ -1,0 +1,143 @@
+"Candidates and their ranking: the same pixels for each network, scores by name, chance, and one line for what cannot be compared."
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import kendalltau
+from sklearn.linear_model import Ridge
+from torch import nn
+
+from tlcourse import TLCourseError
+from tlcourse.backbones import input_config, load
+from tlcourse.candidates import cost, look, pairs, renormalized, taus
+from tlcourse.data import images
+from tlcourse.features import Features
+from tlcourse.scores import ScoreError, chance, ridge, spectrum, targets
+from tlcourse.transferability import h_score, leep, logme, nce, rank
+
+RNG = np.random.default_rng(0)
+
+
+def made(n=60, d=20, classes=3, signal=2.):
+    y = np.arange(n) % classes
+    x = RNG.normal(size=(n, d)).astype(np.float32)
+    x[:, :classes] += signal*np.eye(classes, dtype=np.float32)[y]
+    return Features(x, y, [f'class {i}' for i in range(classes)])
+
+
+class Net(nn.Sequential):
+    "A network with a classifier of seven classes, on 8x8 pixels."
+    def __init__(self): super().__init__(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(12, 10)), nn.Linear(10, 7))
+
+
+@pytest.fixture(scope='module')
+def dls(): return images('digits', 60, 20, size=8, device='cpu')
+
+
+# Ranking
+
+def test_scores_are_the_functions_on_the_same_features(dls):
+    torch.manual_seed(0)
+    net = Net().eval()
+    [(_, f, p, seconds)] = look({'net': net}, dls, cache=False)
+    with torch.no_grad(): want = net(dls.train.new(shuffle=False, drop_last=False, bs=60).one_batch()[0].as_subclass(torch.Tensor)).softmax(1).numpy()
+    assert np.allclose(p, want, atol=1e-5) and seconds > 0
+    row = rank({'net': net}, dls, shuffles=9, cache=False).loc['net']
+    for k,v in dict(leep=leep(p, f.y), nce=nce(p.argmax(1), f.y), logme=logme(f.x, f.y), h_score=h_score(f.x, f.y)).items(): assert abs(row[k] - v) < 1e-6, k
+
+
+def test_the_better_features_come_first_and_noise_is_at_chance():
+    good, f = made(signal=3.), made()
+    noise = Features(RNG.normal(size=(60, 20)).astype(np.float32), f.y)
+    t = rank({'noise': noise, 'good': good})
+    assert list(t.index) == ['good', 'noise'] and not t['same as best']['noise'] and t['same as best']['good']
+    assert t['at chance']['good'] == '' and 'probe' in t['at chance']['noise'] and 'leep' not in t
+    assert t.attrs['chance']['noise']['probe'] < .5 and np.isnan(t.seconds).all()
+
+
+def test_two_views_of_one_quality_are_not_told_apart():
+    a = made(signal=1.5)
+    b = Features(a.x[:, ::-1].copy(), a.y)
+    assert rank({'a': a, 'b': b})['same as best'].all()
+
+
+def test_same_seed_same_table():
+    models = {'a': made(), }
+    pd.testing.assert_frame_equal(rank(models), rank(models))
+
+
+def test_each_network_sees_its_own_normalization(dls):
+    net = load('efficientnet_lite0', pretrained=False)
+    assert renormalized(dls.train, nn.Linear(2, 2)) is dls.train
+    net.pretrained_cfg = dict(net.pretrained_cfg, mean=(.1, .2, .3), std=(.5, .6, .7))
+    old, new = (dl.one_batch()[0].as_subclass(torch.Tensor) for dl in (dls.valid, renormalized(dls.valid, net)))
+    cfg = input_config('efficientnet_lite0')
+    pixels = old*torch.tensor(cfg['std']).view(3, 1, 1) + torch.tensor(cfg['mean']).view(3, 1, 1)
+    assert torch.allclose(new, (pixels - torch.tensor([.1, .2, .3]).view(3, 1, 1))/torch.tensor([.5, .6, .7]).view(3, 1, 1), atol=1e-5)
+    assert torch.equal(old, dls.valid.one_batch()[0].as_subclass(torch.Tensor)), 'the loader given is left alone'
+
+
+@pytest.mark.parametrize('models, says', [
+    ({}, 'no models'), ({'a': Features(np.eye(4))}, 'no labels'), (['efficientnet_lite0'], 'need DataLoaders'), (dict(a=Net()), 'need DataLoaders'),
+    ({'a': Features(np.eye(4), np.arange(4) % 2), 'b': Features(np.eye(4), np.arange(4) // 2)}, 'not those of the others'),
+    ({'a': Features(np.eye(4), np.arange(4) % 2, list('abcde'))}, '4 items of 5 classes'), ({'a': Features(np.eye(4), np.arange(4))}, 'leave nothing to compare'),
+    ({'a': Features(np.full((4, 2), np.nan), np.arange(4) % 2)}, 'not finite'), ({'a': Features(np.zeros((0, 2)), np.zeros(0, int))}, ''),
+    ({'a': Features(np.eye(4), np.zeros(4, int))}, 'of one class'), ({'a': Features(np.eye(4), np.eye(4)[:, :2])}, 'one class an item')])
+def test_what_cannot_be_ranked_is_one_line(models, says):
+    with pytest.raises(ScoreError) as e: rank(models)
+    assert isinstance(e.value, TLCourseError) and isinstance(e.value, ValueError) and says in str(e.value) and '\n' not in str(e.value)
+
+
+# What scores are made of
+
+@pytest.mark.parametrize('n, d', [(20, 6), (20, 50)])
+def test_leave_one_out_is_the_loop(n, d):
+    x, y = RNG.normal(size=(n, d)) + 3, np.arange(n) % 3
+    t, a = np.eye(3)[y], ((x - x.mean(0))**2).sum()/n
+    for strength in (.01, 1., 50.):
+        looped = np.stack([Ridge(strength*a).fit(np.delete(x, i, 0), np.delete(t, i, 0)).predict(x[[i]])[0] for i in range(n)])
+        acc, out = ridge(x, [strength])(t)
+        assert np.allclose(out, looped, atol=1e-8) and acc == (looped.argmax(1) == y).mean()
+
+
+def test_chance_is_exact():
+    "The score is the number of one item's class: its p-value is known."
+    t = np.eye(2)[[1] + [0]*9]
+    true, p, mean, std = chance(lambda t: t[0, 1], t, shuffles=999, seed=0)
+    assert true == 1 and abs(p - .1) < .03 and abs(mean - .1) < .03
+
+
+def test_spectrum_leaves_out_what_is_zero():
+    x = RNG.normal(size=(8, 3))@RNG.normal(size=(3, 30))
+    assert len(spectrum(x)[1]) == len(spectrum(x.T)[1]) == 3 and np.allclose(spectrum(x)[1][::-1], np.linalg.svd(x)[1][:3]**2)
+    assert targets('x', ['b', 'a', 'b'], 3).tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+# The map and the table
+
+@pytest.mark.parametrize('name', ['vgg16_bn', 'resnet18', 'vit_tiny_patch16_224'])
+def test_cost_is_that_of_the_built_network(name):
+    import timm
+    c, m = cost(name), timm.create_model(name)
+    assert c['parameters (M)'] == round(sum(p.numel() for p in m.parameters())/1e6, 1) and c['features'] == m.num_features
+    assert c['groups'] == len({v for v in timm.models.group_parameters(m, m.group_matcher(coarse=True), reverse=True).values()})
+
+
+def test_flops_by_hand():
+    "ResNet-18's published 1.8 billion multiply-adds."
+    assert abs(cost('resnet18')['GFLOPs']/2 - 1.82) < .02
+
+
+def test_taus_against_scipy():
+    df = pd.DataFrame(dict(target=np.repeat(list('abc'), 5), s=RNG.normal(size=15), tuned=RNG.normal(size=15)))
+    want = [kendalltau(g.s, g.tuned).statistic for _,g in df.groupby('target')]
+    row = taus(df, ['s']).loc['s']
+    assert abs(row.tau - np.mean(want)) < 1e-12 and row.low >= -1 and row.high <= 1 and row.targets == 3
+
+
+def test_stored_pairs_are_whole():
+    t = pairs()
+    assert set(t) == {'target', 'body', 'n', 'leep', 'nce', 'logme', 'h_score', 'probe', 'accuracy', 'pixels', 'tuned'} and not t.duplicated(['target', 'body', 'n']).any()
+    assert (t.groupby(['target', 'n']).body.nunique() == 6).all() and set(t.n) == {50, 100, 300}
+    for k in ('probe', 'accuracy', 'pixels'): assert t[k].between(0, 1).all()
+    assert (t.leep.dropna() <= 0).all() and t.leep.isna().equals(t.body == 'craft') and t.tuned.notna().any()
