@@ -480,7 +480,7 @@ def _data_said(w):
         n = int(r.twins.across.sum())
         if n: res.append(f'A leak: {r.n["kept"] - len(w.kept)} of the {r.n["kept"]} items kept apart are the same as items of the development part, or nearly, '
                          f'such as {_short(r.twins.second[0])} and {_short(r.twins["first"][0])}. They are left out of the result. Keep what belongs together on one side, with groups.')
-        if len(r.twins) - n: res.append(f'{_number(len(r.twins) - n, "pair")} inside one part are the same, or nearly; they stay together in cross-validation.')
+        if len(r.twins) - n: res.append(f'The same inside one part, or nearly: {_number(len(r.twins) - n, "pair")} of items; they stay together in cross-validation.')
     if (n := len(r.suspects)):
         o = r.suspects.iloc[0]
         first = f'The first to look at: {_short(o["item"])}, labeled {o.label}, more like {o.likely}.'
