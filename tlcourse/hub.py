@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 
 from .assets import fetch, find, offline, AssetError
-from . import quantized
 from .core import TLCourseError, document, first_line
 
 # %% ../nbs/foundations/hub.ipynb #0c20d477
@@ -108,6 +107,7 @@ def pretrained(
     where, auto = folder(name, '*.json', '*.txt', '*.model', *['*.safetensors']*pretrained, error=error), getattr(kind, 'config_class', None) is None
     try:
         with quiet(), _seeded(seed):
+            from tlcourse import quantized
             if (where/quantized.FILE).is_file() and auto: return _cast(quantized.bert(where, pretrained, **config), dtype)
             cfg = (AutoConfig if auto else kind.config_class).from_pretrained(where, **LOCAL, **config)
             if pretrained: model = kind.from_pretrained(where, config=cfg, use_safetensors=True, dtype=dtype or 'auto', **LOCAL)
@@ -119,6 +119,7 @@ def pretrained(
 # %% ../nbs/foundations/hub.ipynb #e99462e8
 @lru_cache(maxsize=8)
 def _tokenizer(where, stamps):
+    from tlcourse import quantized
     if (where/quantized.FILE).is_file(): return quantized.tokenizer(where)
     return _transformers().AutoTokenizer.from_pretrained(where, **LOCAL)
 
@@ -127,6 +128,7 @@ def tokenizer(
     error:type=HubError,    # what is raised
 ):                          # Transformers' own; called on a text it gives `input_ids`
     "The tokenizer that belongs to a model; the same object each time, until its files change."
+    from tlcourse import quantized
     _transformers(error)
     where = folder(name, '*.json', '*.txt', '*.model', error=error)
     files = sorted(f for o in ('*.json', '*.txt', '*.model', quantized.FILE) for f in where.glob(o))
