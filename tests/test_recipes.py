@@ -14,20 +14,21 @@ COLORS = dict(blue=(40, 60, 200), green=(40, 180, 60), red=(200, 40, 40), white=
 TOPICS = dict(money='bank shares profit market tax price', sport='match team goal player coach cup', weather='rain storm cloud wind snow sun')
 
 
-def recipe(lesson, own):
-    "The recipe's code, with `own` in place of the first value of its first line."
+def recipe(lesson, own, other=None):
+    "The recipe's code, with `own` in place of the first value of its first line, and `other` in place of the second."
     cells = [''.join(c['source']) for c in json.loads(lesson.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']
     code = next(o for o in cells if '#| label: lst-recipe' in o)
     first = ast.parse(code).body[0]
     assert isinstance(first, ast.Assign) and len(code.splitlines()[:first.lineno]) <= 2, 'the first line says where the data is'
-    value = first.value.elts[0] if isinstance(first.value, ast.Tuple) else first.value
+    values = first.value.elts if isinstance(first.value, ast.Tuple) else [first.value]
     lines = code.splitlines()
-    lines[value.lineno - 1] = lines[value.lineno - 1][:value.col_offset] + repr(str(own)) + lines[value.lineno - 1][value.end_col_offset:]
+    for o, to in reversed([*zip(values, filter(None, (own, other)))]):
+        lines[o.lineno - 1] = lines[o.lineno - 1][:o.col_offset] + repr(str(to)) + lines[o.lineno - 1][o.end_col_offset:]
     return '\n'.join(lines)
 
 
-def pictures(folder):
-    rng = np.random.default_rng(0)
+def pictures(folder, seed=0):
+    rng = np.random.default_rng(seed)
     for name,color in COLORS.items():
         (folder/name).mkdir(parents=True)
         for i in range(12):
@@ -89,7 +90,8 @@ def test_a_recipe_on_data_of_ones_own(lesson, tmp_path):
     pytest.importorskip('transformers')
     own, new, label = data_of(lesson)(tmp_path/'my data')
     (work := tmp_path/'empty').mkdir()
-    done = run(recipe(lesson, own), work)
+    other = pictures(tmp_path/'other data', 1)[0] if lesson.stem[:2] == '13' else None  # of another domain
+    done = run(recipe(lesson, own, other), work)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip(), 'it says nothing'
     if label is None: return tags_of(work, new)

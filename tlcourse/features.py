@@ -384,8 +384,9 @@ def extract(
     Features on disk are taken if the fingerprint is the same: of the network's weights, settings and code; of the items, of files by size and time;
     of the transforms and of what they look up in your notebook; of how batches are made; of autocast, backend and dtype. Eight items, spread over the
     set, are then run again and must agree, or all are. Another backend is compared with torch on the first batch; where it cannot run the network or says
-    something else, one line tells so and torch runs it. 'auto' takes OpenVINO where it is installed, has four seconds or more to go, and is faster. Labels are always read from the data set. Not seen: a change outside of these, such as an environment
-    variable, that spares the eight; with cache=False nothing is taken from disk or put there."""
+    something else, one line tells so and torch runs it. 'auto' takes OpenVINO where it is installed, has four seconds or more to go, and is faster.
+    Labels are always read from the data set. Not seen: a change outside of these, such as an environment variable, that spares the eight; with
+    cache=False nothing is taken from disk or put there."""
     model, way = unwrap(model), _way(backend, dtype)
     _check(model, dl, views)
     several, split, k = isinstance(layer, (list, tuple, range)), 0 if views else 1, views or 1
@@ -431,7 +432,7 @@ def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, com
     got = _collect(key, old, n, run, also)
     read = None if label is None else _stack(got['y'][::k][np.argsort(order)])
     if read is None or y is None or y.shape == read.shape and np.allclose(y, read, equal_nan=True): y = read if y is None else y
-    else: y, key = seen, None # a transform of batches makes other labels: run each time
+    else: y, key = read, None # a transform of batches makes other labels: run each time
     if key: _store.put(key, **got)
     return got, y
 
