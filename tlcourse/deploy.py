@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from .core import TLCourseError, document, first_line, listing, no_bar, write_whole
+from .core import TLCourseError, document, first_line, listing, no_bar, silent, write_whole
 from .pictures import READABLE, UNREADABLE, read as read_picture, why
 
 # %% ../nbs/foundations/deploy.ipynb #23f82fa3
@@ -736,21 +736,10 @@ def _exported(self):
     class Plain(torch.nn.Module):
         def __init__(self, model, run): super().__init__(); self.model, self.run = model, run
         def forward(self, *inputs): return self.run(self.model, inputs)
-    with warnings.catch_warnings(), torch.no_grad(), _silence():
-        warnings.simplefilter('ignore')
+    with torch.no_grad(), silent():
         program = torch.onnx.export(Plain(self.model.cpu(), self.kind['run']).eval(), args, dynamo=True, dynamic_shapes=((free,)*len(args),),
                                     input_names=names, output_names=['output'], verbose=False)
     return program.model_proto
-
-@contextmanager
-def _silence():
-    "Without what exporting writes to the log and to the screen."
-    import contextlib, io, logging
-    was = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()): yield
-    finally: logging.disable(was)
 
 # %% ../nbs/foundations/deploy.ipynb #d10b2d91
 def _compared(self, data, items):

@@ -6,19 +6,17 @@
 __all__ = ['NEEDS', 'same', 'fold_batchnorm', 'pointwise', 'compiled', 'lacking', 'SpeedError', 'Engine', 'engine']
 
 # %% ../nbs/foundations/speed.ipynb #764a6f9d
-import logging, platform, sys, warnings
+import platform, sys, warnings
 from collections import Counter
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from importlib.util import find_spec
-from io import StringIO
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .core import TLCourseError, document, first_line
+from .core import TLCourseError, document, first_line, silent
 
 with warnings.catch_warnings():
     warnings.simplefilter('ignore')
@@ -131,7 +129,7 @@ def lacking(
 ) -> str|None:   # the first package that it needs and that is not installed
     return next((o for o in NEEDS[backend] if find_spec(o) is None), None)
 
-def _silent():
+def _import_openvino():
     "OpenVINO without `openvino_telemetry`, which reports to its maker that it was imported."
     told = sys.modules.setdefault('openvino_telemetry', None) # None: Python finds no such package, and OpenVINO does without
     try: import openvino
@@ -142,7 +140,7 @@ def _silent():
 # %% ../nbs/foundations/speed.ipynb #ff4a1469
 def _openvino(body, xs, dtype, varied):
     "A function from arrays to a list of arrays, run by OpenVINO."
-    ov = _silent()
+    ov = _import_openvino()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
     traced = torch.jit.trace(body, tuple(xs), check_trace=False)
@@ -156,17 +154,6 @@ def _openvino(body, xs, dtype, varied):
     return lambda arrays: [*request.infer(arrays, share_inputs=True).to_tuple()]
 
 # %% ../nbs/foundations/speed.ipynb #fa93baa6
-@contextmanager
-def _quiet():
-    "Without what tracing and exporting say."
-    was = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally: logging.disable(was)
-
 def _onnx(body, xs, dtype, varied):
     "A function from arrays to a list of arrays, run by onnxruntime."
     import onnxruntime
@@ -226,7 +213,7 @@ def engine(
     if any(p.dtype not in (torch.float32, torch.int64) for p in body.parameters()): raise SpeedError('its weights are not float32')
     size = None if varied else _size(len(xs[0]), max(xs[0][0].numel(), 1))
     try:
-        with _quiet(): run = dict(openvino=_openvino, onnx=_onnx)[backend](body, [x[:size or 2] for x in xs], dtype, varied)
+        with silent(): run = dict(openvino=_openvino, onnx=_onnx)[backend](body, [x[:size or 2] for x in xs], dtype, varied)
         res = Engine(body, run, size, [x.shape[1:] for x in xs])
         few = [[x[:4] for x in xs]] + ([[x[:3, :-(-x.shape[1]//2)] for x in xs]] if varied else [])
         off = max(_off(res(*o), _listed(body(*o))) for o in few)

@@ -6,10 +6,10 @@
 __all__ = ['read', 'marks', 'merge', 'place', 'copy_course']
 
 # %% ../nbs/foundations/working_copy.ipynb #f3ed7a44
-import copy, hashlib, json, os
+import copy, hashlib, json
 from pathlib import Path
 
-from .core import document
+from .core import document, write_whole
 
 # %% ../nbs/foundations/working_copy.ipynb #cbdce6b2
 def read(data: bytes) -> dict | None:
@@ -54,12 +54,6 @@ def merge(
     return copy.deepcopy({**new, 'cells': cells})
 
 # %% ../nbs/foundations/working_copy.ipynb #f6a1ae55
-def _write(data, dst):
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    part = dst.with_name(f'.{dst.name}.part')
-    part.write_bytes(data)
-    os.replace(part, dst)
-
 def place(
     new: bytes,   # content of the course's file
     dst: Path,    # where it belongs
@@ -72,12 +66,12 @@ def place(
     old = dst.read_bytes() if dst.exists() else None
     if old is None or _hash(old) == before.get('sha'):
         if old == new: return ''
-        _write(new, dst)
+        write_whole(dst, new)
         return f'copied {dst}' if old is None else f'updated {dst}'
     if _hash(old) == sha or before.get('sha') == sha: return ''
     mine = read(old)
     if mine and nb and isinstance(before.get('cells'), dict):
-        _write((json.dumps(merge(before['cells'], mine, nb), indent=1, ensure_ascii=False) + '\n').encode(), dst)
+        write_whole(dst, (json.dumps(merge(before['cells'], mine, nb), indent=1, ensure_ascii=False) + '\n').encode())
         return f'updated {dst} and kept what you wrote in it'
     beside = dst.with_suffix(f'.new{dst.suffix}')
     place(new, beside, known)
@@ -95,7 +89,7 @@ def copy_course(
     files = [p for p in sorted(src.rglob('*')) if p.suffix in ('.ipynb', '.png')
              and not any(o.startswith('.') for o in p.relative_to(src).parts)]
     done = [place(p.read_bytes(), folder/p.relative_to(src), known) for p in files]
-    _write(json.dumps({Path(k).relative_to(folder).as_posix(): v for k,v in known.items()}).encode(), record)
+    write_whole(record, json.dumps({Path(k).relative_to(folder).as_posix(): v for k,v in known.items()}).encode())
     return [o for o in done if o]
 
 # %% ../nbs/foundations/working_copy.ipynb #29f9e393
