@@ -259,6 +259,17 @@ def test_wrong_question(args, message):
     assert message in str(e.value) and '\n' not in str(e.value)
 
 
+def test_a_case_has_a_name_instead_of_a_number(path):
+    assert exercise(title='wildlife.2 Double').check(lambda x: 2*x)
+    quiz('wildlife', questions()).answer(1, 'a')
+    checks.guess('wildlife.a').write('less')
+    assert set(progress()) == set(progress('wildlife')) == {'wildlife.2', 'wildlife.quiz', 'wildlife.a'}
+    reset('wildlife')
+    assert progress() == {}
+    for wrong in ('Wild life.2 Double', 'wild-life.2 Double', '.2 Double'):
+        with pytest.raises(ValueError, match='starts with its id'): exercise(title=wrong)
+
+
 @pytest.mark.parametrize('args', [('7', questions()), ('07.1', questions()), ('07', []), ('07', [('q', 'a')])])
 def test_wrong_quiz(args):
     with pytest.raises(ValueError, match='quiz|Quiz'): quiz(*args)

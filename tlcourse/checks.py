@@ -21,6 +21,7 @@ from .core import document, live
 
 # %% ../nbs/foundations/checks.ipynb #3685f180
 _log = logging.getLogger(__name__)
+_lesson = r'(?:\d\d|[a-z]+)'  # the number of a lesson, or the name of a case
 _marks = {'correct': ('✓', '#2a9d6f'), 'incorrect': ('✗', '#d1495b'),
           'not attempted': ('○', '#888888'), 'unchecked': ('⚠', '#c77d0a')}
 
@@ -206,13 +207,13 @@ def _parse(source: str, who: str) -> tuple[ast.Module, ast.expr]:
 class Exercise:
     "A question with a check of behavior, hints and a solution."
     def __init__(self,
-        title: str,               # id and name: '01.2 Nearest class mean' is exercise 2 of lesson 01
+        title: str,               # id and name: '01.2 Nearest class mean' is exercise 2 of lesson 01, 'wildlife.2 ...' of the case wildlife
         question: str,            # markdown
         check: Callable,          # gets the answer; asserts about what it does, with messages for the learner; returns nothing
         solution: str,            # source; what the last statement defines or is, is the answer
         hints: list[str]=(),      # from a nudge to nearly all
     ):
-        _need(re.fullmatch(r'\d\d\.\d+ \S.*', str(title)), f"A title starts with its id, as in '01.2 Nearest mean', not {title!r}.")
+        _need(re.fullmatch(rf'{_lesson}\.\d+ \S.*', str(title)), f"A title starts with its id, as in '01.2 Nearest mean', not {title!r}.")
         _need(callable(check), f'{title}: `check` must be a function of the answer, not {type(check).__name__}.')
         _need(not isinstance(hints, str) and all(isinstance(h, str) and h.strip() for h in hints),
               f'{title}: `hints` must be a list of strings.')
@@ -336,7 +337,7 @@ _style = """.tlcourse-quiz .widget-radio-box label {
 class Quiz(_Shown):
     "Questions as radio buttons, as plain HTML to unfold, or as text."
     def __init__(self, id: str, questions: list[Question]):
-        _need(re.fullmatch(r'\d\d', str(id)), f"The id of a quiz is that of its lesson, such as '01', not {id!r}.")
+        _need(re.fullmatch(_lesson, str(id)), f"The id of a quiz is that of its lesson, such as '01', not {id!r}.")
         _need(questions and all(isinstance(q, Question) for q in questions), f'Quiz {id}: give a list of Question.')
         self.id, self.questions = id, list(questions)
         kept = _kept(f'{id}.quiz').get('chosen', {})
@@ -415,7 +416,7 @@ def _say(x) -> str: return x if isinstance(x, str) else f'{x:.3g}'
 class Guess(_Shown):
     "A guess to write down before the result, kept and shown beside it."
     def __init__(self, id: str, options: list[str]=(), numbers: list[str]=()):
-        _need(re.fullmatch(r'\d\d\.[a-z]', str(id)), f"The id of a guess is its lesson and a letter, such as '01.a', not {id!r}.")
+        _need(re.fullmatch(rf'{_lesson}\.[a-z]', str(id)), f"The id of a guess is its lesson and a letter, such as '01.a', not {id!r}.")
         _need(not (options and numbers), f'Guess {id}: give `options` or `numbers`, not both.')
         _need(not isinstance(options, str) and not isinstance(numbers, str), f'Guess {id}: give a list of names.')
         self.id, self.options, self.numbers = id, list(options), list(numbers)

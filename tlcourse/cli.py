@@ -67,7 +67,7 @@ class Lesson:
     @property
     def name(self) -> str: return self.path.stem
     @property
-    def number(self) -> str: return self.name[:2]
+    def number(self) -> str: return self.name[:2] if self.name[:2].isdecimal() else self.name  # a case has only its name
 
 # %% ../nbs/foundations/cli.ipynb #391df796
 def read_notebook(path: Path) -> dict:
@@ -80,9 +80,9 @@ def read_notebook(path: Path) -> dict:
 
 # %% ../nbs/foundations/cli.ipynb #41772503
 def lessons() -> list[Lesson]:
-    "All lessons in teaching order."
+    "All lessons in teaching order, and after them the cases."
     folder, res = course_path()/'nbs'/'lessons', []
-    for p in sorted(folder.glob('[0-9][0-9]_*.ipynb')):
+    for p in sorted(folder.glob('[0-9][0-9]_*.ipynb')) + sorted((folder.parent/'cases').glob('[a-z]*.ipynb')):
         cells = read_notebook(p)['cells']
         fm = front_matter(cells[0]['source'] if cells else '')
         res.append(Lesson(p, **{k: v for k,v in fm.items() if k in Lesson.__dataclass_fields__ and k!='path'}))
@@ -93,9 +93,9 @@ def lessons() -> list[Lesson]:
 def find_lesson(name: str) -> Lesson:
     "The lesson called `name`: `1`, `01`, `why_transfer`, `01_why_transfer` or the notebook's file name."
     all_ = lessons()
-    names = {o: l for l in all_ for o in (l.name[3:], l.name)}
+    names = {o: l for l in all_ for o in (l.name.removeprefix(f'{l.number}_'), l.name)}
     key = Path(name).name.lower().removesuffix('.ipynb').replace('-', '_')
-    found = names.get(key) or {int(l.number): l for l in all_}.get(int(key) if key.isdecimal() else None)
+    found = names.get(key) or {int(l.number): l for l in all_ if l.number.isdecimal()}.get(int(key) if key.isdecimal() else None)
     if found: return found
     raise unknown('lesson', name, names, 'tlcourse lessons')
 
