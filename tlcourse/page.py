@@ -161,7 +161,7 @@ def _facts(r):
     if r.doubling: res.append((f'{100*r.doubling[0]:+.1f} points', f'by twice the labels ({100*r.doubling[1]:+.1f} to {100*r.doubling[2]:+.1f})'))
     return [*res, (f'{r.seconds:.0f} s', 'of time')]
 
-_TABLES = [('Differences', 'differences', 'Paired, over the same splits; against the baseline widened by Bonferroni for the number of bodies tried.'),
+_TABLES = [('Differences', 'differences', 'Paired, over the same splits of cross-validation; against the baseline widened by Bonferroni for the number of bodies tried.'),
            ('Classes', 'classes', 'Items in the development part and kept apart; the share that is found of those kept apart.'),
            ('Errors', 'errors', 'Of the part kept apart, the surest first.'), ('Labels that are likely wrong', 'suspects', 'By confident learning.'),
            ('Items that are the same, or nearly', 'twins', 'The cosine is that of their features; copies are also found by the items themselves.'),
