@@ -247,7 +247,7 @@ def lab(course, capsys):
     return update
 
 
-def student_edition(path): return working_copy._edition(path, working_copy._titles(path.parent))
+def student_edition(path): return working_copy._edition(path, path.read_bytes(), working_copy._titles(path.parent))
 
 
 def test_the_working_copy_keeps_what_the_learner_changed(course, lab):

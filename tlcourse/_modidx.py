@@ -804,6 +804,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'tlcourse.exercises._made': ('foundations/exercises.html#_made', 'tlcourse/exercises.py'),
                                     'tlcourse.exercises.alone': ('foundations/exercises.html#alone', 'tlcourse/exercises.py'),
                                     'tlcourse.exercises.binder': ('foundations/exercises.html#binder', 'tlcourse/exercises.py'),
+                                    'tlcourse.exercises.binders': ('foundations/exercises.html#binders', 'tlcourse/exercises.py'),
                                     'tlcourse.exercises.binds': ('foundations/exercises.html#binds', 'tlcourse/exercises.py'),
                                     'tlcourse.exercises.exercise': ('foundations/exercises.html#exercise', 'tlcourse/exercises.py'),
                                     'tlcourse.exercises.quiz': ('foundations/exercises.html#quiz', 'tlcourse/exercises.py'),

@@ -9,7 +9,7 @@ __all__ = ['learning_minutes', 'student']
 import ast, copy, re, textwrap
 
 from .core import document
-from .exercises import binder, binds, statements, uses
+from .exercises import binder, binders, binds, statements, uses
 
 # %% ../nbs/foundations/editions.ipynb #7e42d9f1
 def _call(node, name):
@@ -44,9 +44,10 @@ def _for_authors(nodes):
     "The indices of the statements that a learner does not need: exercises and quiz, their tests, the module's own, and what serves only these."
     def first(o): return any(_call(o, k) for k in ('Exercise', 'Question', 'quiz', 'document', 'moved')) or _is_test(o) or _is_shown(o)
     res, users, asked = {i for i,o in enumerate(nodes) if first(o)}, {}, set().union(*map(_asked, nodes))
+    bound = binders(nodes)
     for j,o in enumerate(nodes):
         for name in uses(o):
-            if (i := binder(nodes, name, j)) is not None: users.setdefault(i, set()).add(j)
+            if (i := binder(bound, name, j)) is not None: users.setdefault(i, set()).add(j)
     while True:
         new = {i for i,by in users.items() if by <= res and isinstance(nodes[i], (ast.FunctionDef, ast.ClassDef, ast.Assign)) and not binds(nodes[i]) & asked} - res
         if not new: return res
@@ -83,11 +84,11 @@ def learning_minutes(
     n = {o: len(re.findall(rf'\b{o}\(', '\n'.join(code))) for o in ('Exercise', 'Question')}
     return max(1, round((words/150 + len(code)/2 + 8*n['Exercise'] + n['Question'])/15))*15
 
-def _head(nb, titles):
+def _head(nb, titles, at):
     "The first cell, for a reader."
     first = nb['cells'][0]
     entries = dict(re.findall(r'^- (\w+):[ \t]*(.*?)\s*$', first['source'], re.M))
-    before = [f'[{titles[o]}]({o}.ipynb)' for o in re.findall(r'\w+', entries.get('prerequisites', '')) if o in titles]
+    before = [f'[{titles[o]}]({at}{o}.ipynb)' for o in re.findall(r'\w+', entries.get('prerequisites', '')) if o in titles]
     parts = [f'about {learning_minutes(nb)} minutes', f"the cells run in {entries['minutes']} minutes" if 'minutes' in entries else '',
              f"downloads {entries['download']} once" if entries.get('download', '0')[:1] not in '0' else '', f"before this: {', '.join(before)}" if before else '']
     rest = re.sub(r'^- \w+:.*\n?', '', first['source'], flags=re.M).strip()
@@ -97,9 +98,10 @@ def student(
     nb:dict,               # a lesson, see `core.read_cells`
     titles:dict|None=None, # of the lessons: name -> title, in order
     name:str='',           # of this one
+    at:str='',             # where the lessons lie, seen from this one
 ) -> dict:                 # a notebook; `nb` stays as it is
     "The student edition of a lesson."
-    titles, cells, guessing = titles or {}, [_head(nb, titles or {})], False
+    titles, cells, guessing = titles or {}, [_head(nb, titles or {}, at)], False
     by_cell = [[o for o,_ in statements(dict(cells=[c]))] for c in nb['cells']]
     nodes = [o for body in by_cell for o in body]
     spare = [nodes[i] for i in _for_authors(nodes)]

@@ -76,11 +76,12 @@ def _titles(lessons):
     found = {p.stem: read_cells(p.read_bytes()) for p in sorted(lessons.glob('[0-9][0-9]_*.ipynb'))}
     return {k: nb['cells'][0]['source'].splitlines()[0].lstrip('# ') for k,nb in found.items() if nb and nb['cells'] and nb['cells'][0]['source']}
 
-def _edition(path, titles):
-    "The bytes of a file of the course as a learner gets it: lessons without their solutions."
-    data = path.read_bytes()
-    nb = read_cells(data) if path.stem in titles else None
-    return data if nb is None else (json.dumps(student(nb, titles, path.stem), indent=1, ensure_ascii=False) + '\n').encode()
+def _edition(path, data, titles):
+    "The bytes of a file of the course as a learner gets it: lessons and cases without their solutions."
+    kind, nb = path.parent.name, read_cells(data)
+    if kind not in ('lessons', 'cases') or not nb or not nb['cells']: return data
+    new = student(nb, titles, path.stem, '' if kind == 'lessons' else '../lessons/')
+    return (json.dumps(new, indent=1, ensure_ascii=False) + '\n').encode()
 
 def copy_course(
     src: Path,    # the course's `nbs`
@@ -93,7 +94,13 @@ def copy_course(
     files = [p for p in sorted(src.rglob('*')) if p.suffix in ('.ipynb', '.png')
              and not any(o.startswith('.') for o in p.relative_to(src).parts)]
     titles = _titles(src/'lessons')
-    done = [place(_edition(p, titles), folder/p.relative_to(src), known) for p in files]
+    done = []
+    for p in files:
+        dst, data = folder/p.relative_to(src), p.read_bytes()
+        of, before = _hash(data + repr(titles).encode()), known.get(dst.as_posix())
+        if dst.exists() and isinstance(before, dict) and before.get('of') == of: continue # made from the same file before
+        done.append(place(_edition(p, data, titles), dst, known))
+        known[dst.as_posix()]['of'] = of
     write_whole(record, json.dumps({Path(k).relative_to(folder).as_posix(): v for k,v in known.items()}).encode())
     return [o for o in done if o]
 
