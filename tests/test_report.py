@@ -10,7 +10,7 @@ from scipy.stats import t as student
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
-from tlcourse import cli, compare, deploy, page, report as R
+from tlcourse import cli, compare, deploy, page, report as R, sources, verdict
 from tlcourse.core import TLCourseError
 from tlcourse.compare import corrected, doubling
 from tlcourse.quality import batchnorm_gap, held_out, pieces_per_word, predictable, twins, wrong_labels
@@ -85,7 +85,7 @@ def compared(probe, raw):
     w = SimpleNamespace(kind='pictures', raw='regression on 16x16 pixels', best='probe on x', worth=.03, apart=(), right={}, r=page.Report('pictures', ['a', 'b']))
     w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v, seconds=1.) for m,vs in ((w.raw, raw), (w.best, probe)) for k,v in enumerate(vs)]
     R._means(w)
-    return R._transfer(w)[1]
+    return verdict.transfer(w)[1]
 
 def test_the_verdict_follows_the_interval():
     v = np.array([.50, .52, .48, .51, .49])
@@ -151,8 +151,8 @@ def test_labels_at_random_give_no_model(shapes, tmp_path):
     assert r.verdict[0].startswith('These labels cannot be predicted from these items') and not (tmp_path/'out'/'model').exists() and not r.test
 
 def test_groups_stay_together(shapes):
-    w = R._Work(R._read(shapes, 0, r'(\d|y)\.png', 64), 1, 0, False)
-    R._look(w, R._grouped(w, shapes, r'(\d|y)\.png'))
+    w = R._Work(sources.read_source(shapes, 0, r'(\d|y)\.png', 64), 1, 0, False)
+    R._look(w, sources.grouped(w.items, w.kind, shapes, r'(\d|y)\.png'))
     digit = np.array([w.items[i].source.stem[1] for i in w.dev])
     assert not set(digit) & {w.items[i].source.stem[1] for i in w.kept}
     for i,j in R._cuts(w, 0): assert not set(digit[i]) & set(digit[j])
@@ -205,7 +205,7 @@ def test_the_command(shapes, tmp_path, capsys, monkeypatch):
     assert cli.main(['try', str(tmp_path/'none')]) == 1 and 'no such file or folder' in capsys.readouterr().err
 
 def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
-    w = R._Work(R._read(shapes, 0, None, 64), 1, 0, False)
+    w = R._Work(sources.read_source(shapes, 0, None, 64), 1, 0, False)
     before = [o.id for o in w.items]
     g = R._fewer_items(w, before, 55)
     assert g == [o.id for o in w.items] and 48 <= len(g) <= 52
@@ -213,10 +213,10 @@ def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
     assert abs(left[0] - left[1]) <= 1 and len(w.kept) and w.r.n['development'] == len(w.dev)
 
 def test_fine_tuning_is_compared_and_saved_where_it_wins(shapes, tmp_path, monkeypatch):
-    cuts, row = R._cuts, R._difference
+    cuts, row = R._cuts, R.difference
     monkeypatch.setattr(R, 'EPOCHS', 1)
     monkeypatch.setattr(R, '_cuts', lambda w, repeat: cuts(w, repeat)[:2] if repeat == 0 else [])
-    monkeypatch.setattr(R, '_difference', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
+    for m in (R, verdict): monkeypatch.setattr(m, 'difference', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
     monkeypatch.setattr(R, 'SCRATCH', 1)
     r = report(shapes, minutes=5, out=tmp_path/'out', size=64, progress=False)
     assert r.best == 'LP-FT of efficientnet_lite0' and r.table.splits['LP-FT of efficientnet_lite0'] == 2
@@ -343,7 +343,7 @@ def test_how_far_known_data_lies():
 
 def test_a_trained_split_is_kept_and_taken_from_disk(shapes, monkeypatch):
     "Asked again, as after Ctrl-C, a split that was trained is not trained again; one that differs in anything is."
-    w, asked = R._Work(R._read(shapes, 0, None, 64), 1, 0, False), []
+    w, asked = R._Work(sources.read_source(shapes, 0, None, 64), 1, 0, False), []
     w.y = np.array([w.r.vocab.index(o.label) for o in w.items])
     monkeypatch.setattr(R, '_trained', lambda w, arm, i, j: (asked.append(arm) or np.full((len(j), 2), .5), None))
     i, j = np.arange(20), np.arange(20, 30)
@@ -372,8 +372,8 @@ def test_where_raw_data_wins_it_is_recommended_and_what_is_saved_is_said():
     w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v + .01*k, seconds=1.) for m,v in ((w.raw, .9), (w.best, .8)) for k in range(5)]
     R._means(w)
     w.r.best, w.r.test = w.raw, (.9, .8, .95)
-    said = R._method(w)
-    assert said[0].startswith('Recommended: SVM on 16x16 pixels.') and 'holds the probe on x instead' in said[1] and R._transfer(w)[0].startswith('No transfer')
+    said = verdict.method(w)
+    assert said[0].startswith('Recommended: SVM on 16x16 pixels.') and 'holds the probe on x instead' in said[1] and verdict.transfer(w)[0].startswith('No transfer')
 
 def test_cards_hold_what_they_show():
     x = np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
@@ -398,8 +398,8 @@ def test_the_cheaper_one_is_recommended_where_the_network_adds_less_than_it_is_w
     "In step with the headline: where it says transfer, the network; where it says no, what needs none; where it cannot say, the estimate."
     w = SimpleNamespace(raw='r', best='b', worth=.03, apart=(), right={}, r=SimpleNamespace(table=pd.DataFrame(dict(accuracy=[.5, .5]), index=['r', 'b']),
                         differences=pd.DataFrame([('b', 'r', *d)], columns=['method', 'minus', 'difference', 'low', 'high'])))
-    head, said = R._transfer(w)
-    assert R._cheaper(w) == raw
+    head, said = verdict.transfer(w)
+    assert verdict.cheaper(w) == raw
     assert head.startswith('No ') == raw if head[:3] != 'Not' else said.endswith('take the r, which is cheaper.' if raw else 'take the b, which is ahead.')
 
 def test_paired_and_pooled_are_their_formulas():
