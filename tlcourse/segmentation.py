@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['SegmentationError', 'check_mask', 'border', 'instances', 'nuclei', 'dice', 'iou', 'pyramid', 'as_input', 'maps',
-           'pixel_features', 'LinearHead', 'linear_head', 'Decoder', 'Segmenter', 'train']
+           'pixel_features', 'LinearHead', 'linear_head', 'Decoder', 'Segmenter', 'train', 'pairs', 'build']
 
 # %% ../nbs/foundations/segmentation.ipynb #a263a3e1
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy import ndimage
 from torch import nn
@@ -35,7 +36,8 @@ def check_mask(
         try:
             with pictures.Image.open(mask, formats=pictures.FORMATS) as im: mask = np.asarray(im)
         except Exception as e: raise SegmentationError(f'{mask}: the mask cannot be read ({pictures.why(Path(mask), e)}).') from None
-    a = np.asarray(mask.detach().cpu() if hasattr(mask, 'detach') else mask)
+    try: a = np.asarray(mask.detach().cpu() if hasattr(mask, 'detach') else mask)
+    except ValueError: raise SegmentationError(f'{name} has rows of several lengths; give whole numbers [h, w].') from None
     if a.dtype.kind not in 'biuf': raise SegmentationError(f'{name} holds {a.dtype} and not numbers; give whole numbers [h, w].')
     if a.ndim == 3 and a.shape[-1] in (3, 4): raise SegmentationError(f'{name} has {a.shape[-1]} color channels; give one number a pixel [h, w], not colors.')
     if a.ndim != 2 or 0 in a.shape: raise SegmentationError(f'{name} has shape {[*a.shape]}; give one number a pixel, [h, w].')
@@ -208,8 +210,25 @@ class Decoder(nn.Module):
 
 class Segmenter(nn.Module):
     "A body and a head: from pictures [n, 3, h, w] to scores [n, classes, h, w] of the same size."
-    def __init__(self, body, head, names=None): super().__init__(); self.body, self.head, self.names = body, head, names
+    deploys = 'pixels'
+    def __init__(self, body, head, names=('background', 'inside', 'border')): super().__init__(); self.body, self.head, self.names = body, head, names
     def forward(self, x): return self.head(maps(self.body, x), x.shape[-2:])
+
+    def config(self): # what `build` needs besides the weights
+        width = {} if isinstance(self.head, LinearHead) else dict(width=self.head.out.in_channels)
+        return dict(body=self.body.name, strides=list(self.body.strides), head=type(self.head).__name__, names=list(self.names), **width)
+
+    def judge(self, pairs): # Dice of each class over pairs of picture and class mask
+        said = np.concatenate([self.predict(o).ravel() for o,_ in pairs])
+        true = np.concatenate([check_mask(t).ravel() for _,t in pairs])
+        got = dice(said[None], true[None], len(self.names)).tolist()
+        return {f'Dice of {n}': d for n,d in zip(self.names, got) if d == d}
+
+    def table(self, images): # a row a picture
+        masks = [self.predict(o) for o in images]
+        shares = [np.bincount(m.ravel(), minlength=len(self.names))/m.size for m in masks]
+        res = pd.DataFrame(dict(mask=masks) | {n: [s[i] for s in shares] for i,n in enumerate(self.names)})
+        return res.set_axis(pd.Index([str(o) if isinstance(o, (str, Path)) else f'item {i}' for i,o in enumerate(images)], name='item'))
 
     @torch.no_grad()
     def predict(self,
@@ -228,12 +247,14 @@ def train(
     crop:int=128,        # pixels of the squares that a step sees
     bs:int=8,
     seed:int=0,
+    weight=None,         # of each class in the loss
 ) -> list:               # the loss of each step
     "Train on random squares, flipped and turned. BatchNorm of the body keeps its statistics. Raises `SegmentationError`."
     if len(images) != len(targets): raise SegmentationError(f'there are {len(images)} pictures and {len(targets)} masks; give one mask for each.')
     x, rng, losses = [as_input(model.body, o)[0] for o in images], np.random.default_rng(seed), []
     y = [torch.as_tensor(check_mask(np.asarray(t) + 1, o.shape[1:], name=f'mask {i} (plus 1)') - 1) for i,(o,t) in enumerate(zip(x, targets))]
     if not any((t >= 0).any() for t in y): raise SegmentationError('no pixel has a label; all are -1.')
+    weight = None if weight is None else torch.as_tensor(np.asarray(weight, dtype=np.float32))
     side = min(crop, *(s for o in x for s in o.shape[1:]))
     groups = [dict(params=[*model.head.parameters()], lr=lr)] + [dict(params=[*model.body.parameters()], lr=body_lr)]*(body_lr > 0)
     opt = torch.optim.AdamW(groups, weight_decay=.01)
@@ -243,13 +264,14 @@ def train(
     model.body.eval()
     for _ in range(steps):
         xs, ys = zip(*(_square(x, y, side, rng) for _ in range(bs)))
-        loss = F.cross_entropy(model(torch.stack(xs)), torch.stack(ys), ignore_index=-1)
+        loss = F.cross_entropy(model(torch.stack(xs)), torch.stack(ys), weight, ignore_index=-1)
         opt.zero_grad()
         loss.backward()
         opt.step()
         plan.step()
         losses.append(loss.item())
     model.eval()
+    model.seen = len(images)
     return losses
 
 def _square(x, y, side, rng):
@@ -261,6 +283,37 @@ def _square(x, y, side, rng):
         if (t >= 0).any(): break
     turns, flip = int(rng.integers(4)), [-1]*int(rng.integers(2))
     return tuple(torch.rot90(o, turns, (-2, -1)).flip(flip) for o in (x[i][:, r:r + side, c:c + side], t))
+
+# %% ../nbs/foundations/segmentation.ipynb #6a7bdb92
+def pairs(
+    data='nuclei',   # or a folder with pictures in images/ and masks of the same names in masks/
+    instance:bool=True, # are the masks numbered objects (then they get the classes of `border`) or classes?
+) -> tuple:          # (train, valid), each a list of pairs: picture uint8, class mask [h, w]
+    "Pictures with their masks; of 'nuclei' the left 200 columns to learn from and the right half to be judged by. Raises `SegmentationError`."
+    if str(data) == 'nuclei':
+        picture, mask = nuclei()
+        y = border(mask)
+        return [(picture[:, :200], y[:, :200])], [(picture[:, 256:], y[:, 256:])]
+    root = Path(data)
+    if not (root/'images').is_dir() or not (root/'masks').is_dir(): raise SegmentationError(f'{root}: it needs two folders, images and masks.')
+    files = {f.stem: f for f in sorted((root/'images').iterdir()) if f.suffix.lower() in pictures.READABLE}
+    masks = {f.stem: f for f in sorted((root/'masks').iterdir()) if f.suffix.lower() in pictures.READABLE}
+    if len(files) < 2: raise SegmentationError(f"{root/'images'}: {len(files)} pictures; give two or more.")
+    if lost := [k for k in files if k not in masks]: raise SegmentationError(f'{files[lost[0]].name}: there is no mask of this name; {len(lost)} of {len(files)} pictures lack theirs.')
+    got = []
+    for k,f in files.items():
+        try: im = np.asarray(pictures.read(f))
+        except Exception as e: raise SegmentationError(f'{f.name}: it cannot be read ({pictures.why(f, e)}).') from None
+        mask = check_mask(check_mask(masks[k]), im.shape[:2], name=masks[k].name)
+        got.append((im, border(mask) if instance else mask))
+    valid = [i for i in range(len(got)) if i % 4 == 3] or [len(got) - 1]
+    return [o for i,o in enumerate(got) if i not in valid], [got[i] for i in valid]
+
+def build(config) -> Segmenter:
+    "A segmenter without its weights, as `config()` has described it."
+    body, n = pyramid(config['body'], config['strides'], pretrained=False), len(config['names'])
+    head = LinearHead(body.channels, n) if config['head'] == 'LinearHead' else Decoder(body.channels, n, config['width'])
+    return Segmenter(body, head, tuple(config['names']))
 
 # %% ../nbs/foundations/segmentation.ipynb #892cd44a
 document(globals())
