@@ -50,7 +50,7 @@ def header(text, titles, name):
     if 'minutes' in facts: line.append(f"runs in {facts['minutes']} min on a laptop")
     if 'download' in facts: line.append(f"downloads {facts['download']}")
     if before := [o for o in listed(facts.get('prerequisites', '')) if o in titles]:
-        line.append('after ' + ', '.join(f'[{titles[o]}]({o}.ipynb)' for o in before))
+        line.append('after ' + ', '.join(f'[{titles[o]}](../lessons/{o}.ipynb)' for o in before))
     line.append(f'{{download}}`notebook <{name}>`')
     return f'# {title}\n\n*{said}*\n\n{{.facts}}\n' + ' · '.join(line) + (f'\n\n{rest}' if rest else '')
 

