@@ -7,10 +7,10 @@ __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 
            'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
            'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
            'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'cmd_lab',
-           'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_predict', 'cmd_try', 'check_python',
-           'check_packages', 'check_machine', 'check_jupyter', 'check_threads', 'check_cache', 'check_index',
-           'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place', 'findings',
-           'cmd_doctor', 'make_parser', 'main']
+           'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_progress', 'cmd_class', 'cmd_predict', 'cmd_try',
+           'check_python', 'check_packages', 'check_machine', 'check_jupyter', 'check_threads', 'check_cache',
+           'check_index', 'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place',
+           'findings', 'cmd_doctor', 'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
 import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
@@ -406,6 +406,33 @@ def cmd_recipe(args) -> int:
     else: args.out.write_text(code, encoding='utf-8')
     return 0
 
+# %% ../nbs/foundations/cli.ipynb #bf8bd014
+def cmd_progress(args) -> int:
+    from tlcourse.checks import progress, progress_path
+    items = progress(args.lesson)
+    if args.json: print(json.dumps(items, indent=1, ensure_ascii=False)); return 0
+    def done(v): return f"{v['right']} of {v['of']} right" if 'of' in v else v.get('state', '') or f"guess: {v.get('guess')}"
+    print(table(['What', 'Done', 'Tries'], [[k, done(v), str(v.get('tries', ''))] for k,v in items.items()]) if items else 'Nothing done yet.')
+    print(f"Kept in {progress_path() or 'no file, as TLCOURSE_PROGRESS is off'}.")
+    return 0
+
+def cmd_class(args) -> int:
+    from tlcourse import classroom
+    if args.what == 'collect' and args.lesson: raise CommandError('collect takes one FOLDER, with the progress file of each learner.', 2)
+    try:
+        if args.what == 'export':
+            chosen = [o.name for o in (map(find_lesson, args.lesson) if args.lesson else lessons())]
+            done = classroom.export(args.folder, chosen, args.edition)
+            print(f'{len(done)} files in {args.folder}: {classroom.EDITIONS[args.edition]}.')
+            return 0
+        found = classroom.collect(args.folder)
+    except TLCourseError as e: raise CommandError(str(e)) from None
+    for t in found:
+        def text(o): return f'{o:.3g}' if isinstance(o, float) else str(o)
+        if len(t): print(table([t.index.name or 'No', *t.columns], [[str(k), *map(text, row)] for k,row in zip(t.index, t.to_numpy().tolist())]), end='\n\n')
+    if args.out: args.out.write_text(classroom.overview(found), encoding='utf-8')
+    return 0
+
 # %% ../nbs/foundations/cli.ipynb #ed50ca4f
 def _answers(df) -> tuple: # column titles, rows of text
     "What a terminal shows of predictions: the label and how sure it is, or the numbers."
@@ -737,6 +764,15 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument('lesson', metavar='LESSON', help='number or name')
     c.add_argument('--out', type=Path, metavar='FILE', help='write to this file instead')
     c.add_argument('--force', action='store_true', help='overwrite the file')
+    c = command(cmd_progress, 'show what you have done, and where that is kept', '', '05', '--json')
+    c.add_argument('lesson', nargs='?', metavar='NUMBER', help='of a lesson; otherwise all')
+    c.add_argument('--json', action='store_true', help='everything, as json')
+    c = command(cmd_class, 'lessons for a class, and what a class has done', 'export handout 1 2', 'export course --edition nbgrader', 'collect progress --out class.html')
+    c.add_argument('what', choices=['export', 'collect'], help='write lessons, or read the progress files of learners')
+    c.add_argument('folder', type=Path, metavar='FOLDER', help='to write to, or with the progress files')
+    c.add_argument('lesson', nargs='*', metavar='LESSON', help='for export: number or name; otherwise all')
+    c.add_argument('--edition', choices=['students', 'instructors', 'nbgrader'], default='students', help='without solutions (the default), with them, or for nbgrader')
+    c.add_argument('--out', type=Path, metavar='FILE', help='for collect: an HTML page of the same tables')
     c = command(cmd_try, 'should I transfer, how, and what is it worth? A report on your own data', 'pictures', 'texts.csv --minutes 3', 'recordings --out answer')
     c.add_argument('path', type=Path, metavar='PATH', help='a folder of pictures or recordings with one subfolder a class, or a csv of paths or texts')
     c.add_argument('--minutes', type=float, default=5, help='that it may take (5)')
