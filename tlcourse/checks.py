@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_data_path
 
-from .core import document, live
+from .core import AGAIN, document, live
 
 # %% ../nbs/foundations/checks.ipynb #3685f180
 _log = logging.getLogger(__name__)
@@ -319,9 +319,6 @@ class Question:
         return Result('correct' if option in self.right else 'incorrect', self.text, (self.right | self.wrong)[option])
 
 # %% ../nbs/foundations/checks.ipynb #39e30323
-_again = """<small class="tlcourse-again">No buttons? Run this cell again.</small>
-<style>.jp-OutputArea-child:has(.jupyter-widgets) ~ .jp-OutputArea-child .tlcourse-again { display: none }</style>"""  # for buttons without a kernel
-
 class _Shown:
     "Widgets where somebody is at a live notebook; what `_repr_html_` and `repr` say elsewhere."
     def _repr_mimebundle_(self, **kwargs):
@@ -331,7 +328,7 @@ class _Shown:
         if not live(): raise NotImplementedError   # IPython then takes the bundle
         from IPython.display import HTML, display
         display(self._repr_mimebundle_(), raw=True)
-        display(HTML(_again))
+        display(HTML(AGAIN))
 
 # %% ../nbs/foundations/checks.ipynb #c268cc51
 _style = """.tlcourse-quiz .widget-radio-box label {
