@@ -127,7 +127,7 @@ def progress_path() -> Path | None:
     if path == 'off' or os.environ.get('IN_TEST'): return None
     return Path(path).expanduser() if path else user_data_path('tlcourse', False)/'progress.json'
 
-_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict))
+_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict), chosen=dict)
 
 def _load(path: Path) -> dict:
     "The items in the progress file; ValueError if it is not one."
@@ -171,6 +171,11 @@ def progress(
         _warn_once(f'{path} cannot be read as a progress file of tlcourse.')
         items = {}
     return {k: v for k, v in sorted(items.items()) if lesson is None or k.startswith(f'{lesson}.')}
+
+def _kept(key):
+    "What is kept of one item; nothing, without a word, where the file cannot be read."
+    try: return _load(progress_path()).get(key, {}) if progress_path() else {}
+    except (OSError, ValueError): return {}
 
 def reset(lesson: str | None=None):
     "Forget the learner's progress in one lesson, or in all."
@@ -217,6 +222,7 @@ class Exercise:
         self.title, self.question, self.hints, self.state = title, inspect.cleandoc(question), list(hints), 'not attempted'
         self.id, self._check, self._source, self._hinted = title.split()[0], check, textwrap.dedent(solution).strip(), 0
         self._tree, self._value = _parse(self._source, title)
+        if _kept(self.id).get('state') == 'correct': self.state = 'correct'
 
     def _judge(self, answer) -> Result:
         if _missing(answer): return Result('not attempted', self.title, 'Give your answer to `check`.')
@@ -296,6 +302,11 @@ class Question:
             _need(isinstance(option, str) and isinstance(why, str) and why.strip(),
                   f'{self.text!r}: option {option!r} needs an explanation.')
 
+    @property
+    def key(self) -> str:
+        "What the question is known by in the progress file: it changes with the words."
+        return sha256(repr((self.text, sorted(self.options.values()))).encode()).hexdigest()[:12]
+
     @cached_property
     def options(self) -> dict[str, str]:
         "Letter -> option, in an order that depends on the words alone."
@@ -328,7 +339,9 @@ class Quiz(_Shown):
     def __init__(self, id: str, questions: list[Question]):
         _need(re.fullmatch(_lesson, str(id)), f"The id of a quiz is that of its lesson, such as '01', not {id!r}.")
         _need(questions and all(isinstance(q, Question) for q in questions), f'Quiz {id}: give a list of Question.')
-        self.id, self.questions, self.chosen = id, list(questions), {}
+        self.id, self.questions = id, list(questions)
+        kept = _kept(f'{id}.quiz').get('chosen', {})
+        self.chosen = {i: kept[q.key] for i,q in enumerate(questions, 1) if kept.get(q.key) in q.options}
 
     @property
     def right(self) -> int:
@@ -353,17 +366,18 @@ class Quiz(_Shown):
     def _note(self, items):
         key, of, right = f'{self.id}.quiz', len(self.questions), self.right
         old = items.get(key, {})
-        items[key] = dict(right=max(right, old.get('right', 0)) if old.get('of') == of else right, of=of)
+        items[key] = dict(right=max(right, old.get('right', 0)) if old.get('of') == of else right, of=of,
+                          chosen={self.questions[i-1].key: letter for i, letter in self.chosen.items()})
 
     @cached_property
     def widget(self):
-        "The radio buttons: none chosen at first, the explanation at once under each choice."
+        "The radio buttons, as they were last left; the explanation at once under each choice."
         import ipywidgets as w
         score = w.HTML(self.score)
         def row(i, q):
             labels = [(f"{a}) {o.replace('`', '')}", a) for a, o in q.options.items()]
-            radio = w.RadioButtons(options=labels, value=None, layout={'width': 'auto'})
-            feedback = w.HTML()
+            radio = w.RadioButtons(options=labels, value=self.chosen.get(i), layout={'width': 'auto'})
+            feedback = w.HTML(q.judge(self.chosen[i])._repr_html_() if i in self.chosen else '')
             def choose(change): feedback.value, score.value = self.answer(i, change['new'])._repr_html_(), self.score
             radio.observe(choose, 'value')
             return w.VBox([w.HTML(f'<b>{i}.</b> {_html(q.text)}'), radio, feedback], layout={'margin': '0 0 12px 0'})
@@ -377,6 +391,9 @@ class Quiz(_Shown):
         return '\n'.join(lines)
 
     def _repr_html_(self):
+        if live(): # what is kept in the learner's notebook shows no answers
+            items = (f"<li>{_html(q.text)}<ul>{''.join(f'<li>{a}) {_html(o)}</li>' for a,o in q.options.items())}</ul></li>" for q in self.questions)
+            return f"<p><b>Quiz {self.id}.</b> Run this cell to answer.</p><ol>{''.join(items)}</ol>"
         def option(q, a): return f'<details><summary>{a}) {_html(q.options[a])}</summary>{q.judge(a)._repr_html_()}</details>'
         items = (f"<li style='margin-bottom: 12px'>{_html(q.text)}{''.join(option(q, a) for a in q.options)}</li>" for q in self.questions)
         return f"<p><b>Quiz {self.id}.</b> Open the option that you would choose.</p><ol>{''.join(items)}</ol>"
