@@ -370,7 +370,7 @@ def cmd_lessons(args) -> int:
         size, todo = download_size(mine), download_size(missing(mine))
         state = 'none' if not size else f'{megabytes(size)}, cached' if not todo else \
             megabytes(size) if todo==size else f'{megabytes(size)}, {megabytes(todo)} to go'
-        return [l.number, l.title, str(l.minutes), state, summary(l.path), ', '.join(l.assets)]
+        return [l.number if l.number.isdecimal() else '', l.title, str(l.minutes), state, summary(l.path), ', '.join(l.assets)]
     some = slice(None if screen() >= 110 else -1) # without the names of assets in a narrow terminal
     print(table(['No', 'Lesson', 'Minutes', 'Download', 'Your progress', 'Assets'][some], [row(l)[some] for l in lessons()]))
     return 0
