@@ -166,8 +166,11 @@ def test_scenes_have_exact_boxes_apart_from_one_another():
     assert all(np.array_equal(a, b) for a,b in zip(pictures, again[0]))
 
 
-def test_a_saved_detector_comes_back(body, tmp_path):
+@pytest.mark.parametrize('kind', ['classifier', 'person'])
+def test_a_saved_detector_comes_back(body, tmp_path, kind):
+    from tlcourse.frozen import PersonBody
     torch.manual_seed(0)
+    if kind == 'person': body = PersonBody()
     pictures, truth = dt.compose([[np.full((9, 9), 255, np.uint8)]], [np.full((96, 96), 90.)], 8, size=64)
     model = dt.Detector(body, ['square'])
     dt.train(model, pictures, truth, steps=30, body_lr=0, lr=1e-2)
@@ -221,3 +224,19 @@ def test_a_new_head_on_torchvisions_layout(tmp_path):
     assert not lost.unexpected_keys and all(k.startswith('head.') for k in lost.missing_keys)
     with torch.no_grad(): got, = mine.eval()([torch.zeros(3, 64, 64)])
     assert set(got) == {'boxes', 'scores', 'labels'}
+
+
+def test_a_new_head_on_transformers_layout(tmp_path):
+    "A tiny DETR without a hub: saved, read again with other classes, the body as it was and the head new."
+    transformers = pytest.importorskip('transformers')
+    torch.manual_seed(0)
+    backbone = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=['stage4'])
+    config = transformers.DetrConfig(use_timm_backbone=False, backbone=None, backbone_config=backbone, d_model=16, encoder_layers=1, decoder_layers=1,
+                                     encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_queries=5, num_labels=91)
+    transformers.DetrForObjectDetection(config).save_pretrained(tmp_path/'detr')
+    whole = transformers.DetrForObjectDetection.from_pretrained(tmp_path/'detr')
+    mine = transformers.DetrForObjectDetection.from_pretrained(tmp_path/'detr', num_labels=4, ignore_mismatched_sizes=True).eval()
+    assert mine.class_labels_classifier.out_features == 5  # one more: no object
+    a, b = whole.state_dict(), mine.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in b if k.startswith('model.'))
+    with torch.no_grad(): assert mine(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 5, 5)
