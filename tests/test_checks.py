@@ -1,5 +1,6 @@
 "Faults of tlcourse.checks: every state, whose error it is, what is kept and what is not, and what a saved notebook holds."
 import functools, json, subprocess, sys
+from importlib.util import find_spec
 
 import nbformat
 import numpy as np
@@ -258,6 +259,17 @@ def test_wrong_question(args, message):
     assert message in str(e.value) and '\n' not in str(e.value)
 
 
+def test_a_case_has_a_name_instead_of_a_number(path):
+    assert exercise(title='wildlife.2 Double').check(lambda x: 2*x)
+    quiz('wildlife', questions()).answer(1, 'a')
+    checks.guess('wildlife.a').write('less')
+    assert set(progress()) == set(progress('wildlife')) == {'wildlife.2', 'wildlife.quiz', 'wildlife.a'}
+    reset('wildlife')
+    assert progress() == {}
+    for wrong in ('Wild life.2 Double', 'wild-life.2 Double', '.2 Double'):
+        with pytest.raises(ValueError, match='starts with its id'): exercise(title=wrong)
+
+
 @pytest.mark.parametrize('args', [('7', questions()), ('07.1', questions()), ('07', []), ('07', [('q', 'a')])])
 def test_wrong_quiz(args):
     with pytest.raises(ValueError, match='quiz|Quiz'): quiz(*args)
@@ -289,12 +301,30 @@ def test_quiz_answers_are_recorded_at_their_best():
     q = quiz('07', questions())
     a, b = q.questions
     r = q.answer(1, letter(a, 'other'))
-    assert (r.state, r.message) == ('incorrect', 'No, not other.') and progress() == {'07.quiz': dict(right=0, of=2)}
+    def kept(): return {k: v for k,v in progress('07')['07.quiz'].items() if k != 'chosen'}
+    assert (r.state, r.message) == ('incorrect', 'No, not other.') and kept() == dict(right=0, of=2)
     assert q.answer(1, letter(a, 'this & that')) and q.answer(2, letter(b, 'yes')) and q.score == '2 of 2 right'
     q.answer(2, letter(b, 'no'))
-    assert q.right == 1 and progress('07') == {'07.quiz': dict(right=2, of=2)}
+    assert q.right == 1 and kept() == dict(right=2, of=2)
     quiz('07', questions()[1:]).answer(1, letter(b, 'no'))
-    assert progress('07') == {'07.quiz': dict(right=0, of=1)}
+    assert kept() == dict(right=0, of=1)
+
+
+def test_a_quiz_comes_back_as_it_was_left():
+    q = quiz('07', questions())
+    q.answer(1, letter(q.questions[0], 'other')), q.answer(2, letter(q.questions[1], 'yes'))
+    again = quiz('07', questions())
+    assert again.chosen == q.chosen and again.score == '1 of 2 right'
+    if find_spec('ipywidgets'): assert 'No, not other.' in again.widget.children[1].children[2].value and again.widget.children[2].children[1].value == q.chosen[2]
+    a, b = questions()
+    assert quiz('07', [b, Question(a.text, a.right, {'new words': 'No.'})]).chosen == {1: q.chosen[2]} # a question with other options starts anew
+
+
+def test_an_exercise_comes_back_correct():
+    exercise().check(lambda x: 2*x)
+    assert exercise().state == 'correct' and '✓ correct' in exercise()._repr_markdown_()
+    exercise(title='07.4 Other').check(lambda x: 3)
+    assert exercise(title='07.4 Other').state == 'not attempted'
 
 
 def test_widget():
@@ -307,7 +337,7 @@ def test_widget():
     assert 'No, not other.' in feedback.value and 'Incorrect' in feedback.value and score.value == '0 of 2 right'
     radio.value = letter(q.questions[0], 'this & that')
     assert 'Correct' in feedback.value and '&lt;i&gt;' in feedback.value and score.value == '1 of 2 right' and not two.children[2].value
-    assert progress() == {'07.quiz': dict(right=1, of=2)} and q.widget is q.widget
+    assert progress()['07.quiz']['right'] == 1 and q.widget is q.widget
 
 
 # Progress

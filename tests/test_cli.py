@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tlcourse import assets, cli
+from tlcourse import assets, cli, working_copy
 
 pixel = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==')
 head = '# {}\n> A lesson for tests\n\n- minutes: 1\n- download: 3 MB\n- assets: [{}]\n- prerequisites: []\n'
@@ -117,6 +117,18 @@ def test_the_real_lessons_fit_the_screen(monkeypatch, capsys, tmp_path, columns,
     assert max(map(len, rows)) <= columns and len(rows) >= 12
     if columns == 80: assert len(rows) == 1 + len(cli.lessons())  # and none is wrapped
     assert ('efficientnet_lite0' in rows[1]) == (columns >= 110)
+
+
+def test_a_case_is_called_by_its_name_and_comes_after_the_lessons(course, capsys):
+    folder = course('02_more', [head.format('More', ''), good[-1]]).parents[1]/'cases'
+    folder.mkdir()
+    (folder/'wildlife.ipynb').write_text(notebook([head.format('Wildlife: who was here?', ''), "1 + 1"]), encoding='utf-8')
+    assert [(o.name, o.number) for o in cli.lessons()] == [('01_good_lesson', '01'), ('02_more', '02'), ('wildlife', 'wildlife')]
+    assert [cli.find_lesson(o).name for o in ('wildlife', 'cases/wildlife.ipynb', '2', 'more')] == ['wildlife']*2 + ['02_more']*2
+    with pytest.raises(cli.CommandError, match="did you mean 'wildlife'"): cli.find_lesson('wildlive')
+    assert cli.main(['lessons']) == 0 and capsys.readouterr().out.splitlines()[-1].startswith('    Wildlife: who was here?')
+    assert cli.main(['run', 'wildlife']) == 0 and (Path('runs')/'wildlife.ipynb').is_file()
+    assert cli.main(['lab', '--no-open']) == 0 and Path('tlcourse-lessons/cases/wildlife.ipynb').is_file()
 
 
 def test_table_wraps_its_widest_column():
@@ -235,15 +247,18 @@ def lab(course, capsys):
     return update
 
 
+def student_edition(path): return working_copy._edition(path, path.read_bytes(), working_copy._titles(path.parent))
+
+
 def test_the_working_copy_keeps_what_the_learner_changed(course, lab):
     copy, new = (Path('mine/lessons')/f'01_good_lesson{o}.ipynb' for o in ('', '.new'))
-    v1 = course('01_good_lesson', good).read_bytes()
+    v1 = student_edition(course('01_good_lesson', good))
     assert lab() == [f'copied {copy}'] and copy.read_bytes() == v1 and lab() == []
-    v2 = course('01_good_lesson', good[:-1]).read_bytes()
+    v2 = student_edition(course('01_good_lesson', good[:-1]))
     assert lab() == [f'updated {copy}'] and copy.read_bytes() == v2
     copy.write_bytes(b'my answers')
     assert lab() == [] and not new.exists()
-    v3 = course('01_good_lesson', good[:-2]).read_bytes()
+    v3 = student_edition(course('01_good_lesson', good[:-2]))
     assert [o[:9] for o in lab()] == ['kept your'] and copy.read_bytes() == b'my answers' and new.read_bytes() == v3
     assert lab() == []
 
@@ -519,7 +534,7 @@ def test_doctor_reads_the_real_lessons():
     need = {l.number: set(cli.needs(l)) for l in cli.lessons()}
     assert not any(need[f'{i:02}'] for i in range(1, 8)) and 'transformers' in need['08'] & need['09'] & need['11']
     assert {'espeakng_loader', 'soundfile'} <= need['09'] and 'espeakng_loader' not in need['08']
-    assert need['12']=={'onnxruntime'} and need['13']=={'transformers'} and not need['14']
+    assert need['12']=={'onnxruntime'} and need['13']=={'transformers'} and not need['14'] and need['16']>={'fairlearn', 'transformers'}
     assert 'openvino' in cli.extra_packages() and not any('openvino' in o for o in need.values()) # an accelerator is asked for, not needed
 
 

@@ -234,6 +234,22 @@ def test_no_pickles_and_true_sums(place):
     assert sums == {k: hashlib.sha256((root/k).read_bytes()).hexdigest() for k in ('config.json', 'model.safetensors', 'tlcourse.json')}
 
 
+def test_the_card_by_group(place, tmp_path):
+    _, learn, _ = place
+    n = len(learn.dls.valid_ds)
+    groups = ['few']*2 + ['many']*(n - 2)
+    save(learn, tmp_path/'m', groups=groups)
+    model, card = load(tmp_path/'m'), (tmp_path/'m'/'README.md').read_text(encoding='utf-8')
+    right = (model.predict(sources(learn.dls)).label == [o.label for o in learn.dls.valid_ds.items]).to_numpy()
+    told = model.about['groups']
+    assert told['few'] == dict(items=2, right=int(right[:2].sum()), interval=[round(o, 4) for o in deploy.wilson(int(right[:2].sum()), 2)])
+    assert told['many']['right'] == right[2:].sum() and '| few | 2 |' in card and 'Fewer than 30 items' in card
+    assert 'were not computed' in (place[0]/'model'/'README.md').read_text(encoding='utf-8')
+    for bad, says in ((groups[:-1], 'groups has'), ([None, *groups[1:]], 'missing'), (list(np.linspace(0, 1, n)) if n > 20 else [], 'groups')):
+        with pytest.raises(DeployError, match=says): save(learn, tmp_path/'other', groups=bad)
+    assert not (tmp_path/'other').exists()
+
+
 @pytest.mark.parametrize('where', ['_write_tensors', '_judged', '_card', '_seal'])
 @pytest.mark.parametrize('what', [KeyboardInterrupt, OSError(errno.ENOSPC, 'No space left on device')])
 def test_interrupted(place, tmp_path, monkeypatch, where, what):

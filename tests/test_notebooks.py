@@ -28,6 +28,9 @@ def text(o): return ''.join(o.get('text', [])) + ''.join(''.join(v) for k,v in o
 def label(cell): return (re.match(r'#\| label: (\S+)', cell['source']) or ' ')[0].removeprefix('#| label: ')
 
 
+def number(nb): return nb.stem if nb.parent.name == 'cases' else nb.stem[:2]
+
+
 def each(nbs): return pytest.mark.parametrize('nb', nbs, ids=lambda o: o.stem)
 
 
@@ -63,6 +66,7 @@ def test_headings_stand_alone(nb):
 def test_title_and_subtitle(nb):
     first = next(cells(nb))['source'].strip().splitlines()
     assert re.match(r'# \S', first[0]) and next(o for o in first[1:] if o).startswith('> ')
+    if nb.parent.name == 'cases': assert first[0].lower().startswith(f'# {nb.stem}: '), 'the list of lessons shows the title of a case, and it is called by its name'
 
 
 @each(LESSONS)
@@ -87,8 +91,8 @@ def test_lesson_is_complete(nb):
 
 @each(LESSONS)
 def test_each_guess_is_asked_once_and_answered(nb):
-    asked = re.findall(r"^(\w+) = guess\('(\d\d\.[a-z])'", '\n'.join(c['source'] for c in cells(nb, 'code')), re.M)
-    want = [f'{nb.stem[:2]}.{letter}' for letter in 'abcdefghijklmnopqrstuvwxyz'[:len(asked)]]
+    asked = re.findall(r"^(\w+) = guess\('(\w+\.[a-z])'", '\n'.join(c['source'] for c in cells(nb, 'code')), re.M)
+    want = [f'{number(nb)}.{letter}' for letter in 'abcdefghijklmnopqrstuvwxyz'[:len(asked)]]
     assert [o for _,o in asked] == want and len({n for n,_ in asked}) == len(asked)
     for name,_ in asked: assert f'{name}.compare(' in '\n'.join(c['source'] for c in cells(nb, 'code')), f'{name} meets no result'
 
@@ -100,7 +104,7 @@ def test_claims_and_lesson_are_in_step(nb):
     "Each assertion of a lesson is an experiment's, with its controls, or that of an identity; none is forgotten."
     import tomllib
     table = tomllib.loads(nb.read_text(encoding='utf-8'))
-    lesson = next(o for o in LESSONS if o.stem.startswith(nb.stem))
+    lesson = next(o for o in LESSONS if number(o) == nb.stem)
     assert set(table) == {'claim', 'exact'}
     for o in table['claim']:
         assert set(o) == {'claim', 'cell', 'controls', 'seeds', 'verdict'} and o['controls'] and all(o.values()), o
@@ -163,14 +167,14 @@ def test_lines_fit(nb):
     for c in cells(nb, 'code'): assert not (long := [o for o in c['source'].splitlines() if len(o) > 110]), long
 
 
-FULL = sorted((ROOT/'tlcourse'/'full').glob('[0-9]*.tsv')) # pairs.tsv is lesson 14's table of data
+FULL = sorted(o for o in (ROOT/'tlcourse'/'full').glob('*.tsv') if o.stem != 'pairs') # that is lesson 14's table of data
 
 @each(FULL)
 def test_full_tables_and_lesson_are_in_step(nb):
     "Each kept table is that of a label, stands under its heading, has the rows and columns of the quick one, and is shown."
     spec = importlib.util.spec_from_file_location('full_tables', ROOT/'tools'/'full_tables.py')
     spec.loader.exec_module(tool := importlib.util.module_from_spec(spec))
-    lesson = next(o for o in LESSONS if o.stem.startswith(nb.stem))
+    lesson = next(o for o in LESSONS if number(o) == nb.stem)
     quick = {label: (heading, rows) for label, heading, rows in tool.tables(lesson)}
     kept = plots.full_tables(nb.stem)
     for label, df in kept.items():

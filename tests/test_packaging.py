@@ -51,5 +51,5 @@ def test_lab_copies_the_lessons_from_the_wheel(wheel, tmp_path):
 def test_metadata(wheel):
     info, = wheel.glob('*.dist-info')
     text = (info/'METADATA').read_text(encoding='utf-8')
-    for line in ('Name: tlcourse', 'License-Expression: Apache-2.0', 'Provides-Extra: text', 'Provides-Extra: speech', 'Provides-Extra: dev'): assert line in text
+    for line in ('Name: tlcourse', 'License-Expression: Apache-2.0', 'Provides-Extra: text', 'Provides-Extra: speech', 'Provides-Extra: fairness', 'Provides-Extra: dev'): assert line in text
     assert 'tlcourse = tlcourse.cli:main' in (info/'entry_points.txt').read_text(encoding='utf-8')

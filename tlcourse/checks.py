@@ -17,10 +17,11 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_data_path
 
-from .core import document, live
+from .core import AGAIN, document, live
 
 # %% ../nbs/foundations/checks.ipynb #3685f180
 _log = logging.getLogger(__name__)
+_lesson = r'(?:\d\d|[a-z]+)'  # the number of a lesson, or the name of a case
 _marks = {'correct': ('✓', '#2a9d6f'), 'incorrect': ('✗', '#d1495b'),
           'not attempted': ('○', '#888888'), 'unchecked': ('⚠', '#c77d0a')}
 
@@ -126,7 +127,7 @@ def progress_path() -> Path | None:
     if path == 'off' or os.environ.get('IN_TEST'): return None
     return Path(path).expanduser() if path else user_data_path('tlcourse', False)/'progress.json'
 
-_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict))
+_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict), chosen=dict)
 
 def _load(path: Path) -> dict:
     "The items in the progress file; ValueError if it is not one."
@@ -171,6 +172,11 @@ def progress(
         items = {}
     return {k: v for k, v in sorted(items.items()) if lesson is None or k.startswith(f'{lesson}.')}
 
+def _kept(key):
+    "What is kept of one item; nothing, without a word, where the file cannot be read."
+    try: return _load(progress_path()).get(key, {}) if progress_path() else {}
+    except (OSError, ValueError): return {}
+
 def reset(lesson: str | None=None):
     "Forget the learner's progress in one lesson, or in all."
     _edit(lambda items: [items.pop(k) for k in list(items) if lesson is None or k.startswith(f'{lesson}.')])
@@ -201,13 +207,13 @@ def _parse(source: str, who: str) -> tuple[ast.Module, ast.expr]:
 class Exercise:
     "A question with a check of behavior, hints and a solution."
     def __init__(self,
-        title: str,               # id and name: '01.2 Nearest class mean' is exercise 2 of lesson 01
+        title: str,               # id and name: '01.2 Nearest class mean' is exercise 2 of lesson 01, 'wildlife.2 ...' of the case wildlife
         question: str,            # markdown
         check: Callable,          # gets the answer; asserts about what it does, with messages for the learner; returns nothing
         solution: str,            # source; what the last statement defines or is, is the answer
         hints: list[str]=(),      # from a nudge to nearly all
     ):
-        _need(re.fullmatch(r'\d\d\.\d+ \S.*', str(title)), f"A title starts with its id, as in '01.2 Nearest mean', not {title!r}.")
+        _need(re.fullmatch(rf'{_lesson}\.\d+ \S.*', str(title)), f"A title starts with its id, as in '01.2 Nearest mean', not {title!r}.")
         _need(callable(check), f'{title}: `check` must be a function of the answer, not {type(check).__name__}.')
         _need(not isinstance(hints, str) and all(isinstance(h, str) and h.strip() for h in hints),
               f'{title}: `hints` must be a list of strings.')
@@ -216,6 +222,7 @@ class Exercise:
         self.title, self.question, self.hints, self.state = title, inspect.cleandoc(question), list(hints), 'not attempted'
         self.id, self._check, self._source, self._hinted = title.split()[0], check, textwrap.dedent(solution).strip(), 0
         self._tree, self._value = _parse(self._source, title)
+        if _kept(self.id).get('state') == 'correct': self.state = 'correct'
 
     def _judge(self, answer) -> Result:
         if _missing(answer): return Result('not attempted', self.title, 'Give your answer to `check`.')
@@ -295,6 +302,11 @@ class Question:
             _need(isinstance(option, str) and isinstance(why, str) and why.strip(),
                   f'{self.text!r}: option {option!r} needs an explanation.')
 
+    @property
+    def key(self) -> str:
+        "What the question is known by in the progress file: it changes with the words."
+        return sha256(repr((self.text, sorted(self.options.values()))).encode()).hexdigest()[:12]
+
     @cached_property
     def options(self) -> dict[str, str]:
         "Letter -> option, in an order that depends on the words alone."
@@ -316,7 +328,7 @@ class _Shown:
         if not live(): raise NotImplementedError   # IPython then takes the bundle
         from IPython.display import HTML, display
         display(self._repr_mimebundle_(), raw=True)
-        display(HTML('<small>No buttons? Run this cell again.</small>'))
+        display(HTML(AGAIN))
 
 # %% ../nbs/foundations/checks.ipynb #c268cc51
 _style = """.tlcourse-quiz .widget-radio-box label {
@@ -325,9 +337,11 @@ _style = """.tlcourse-quiz .widget-radio-box label {
 class Quiz(_Shown):
     "Questions as radio buttons, as plain HTML to unfold, or as text."
     def __init__(self, id: str, questions: list[Question]):
-        _need(re.fullmatch(r'\d\d', str(id)), f"The id of a quiz is that of its lesson, such as '01', not {id!r}.")
+        _need(re.fullmatch(_lesson, str(id)), f"The id of a quiz is that of its lesson, such as '01', not {id!r}.")
         _need(questions and all(isinstance(q, Question) for q in questions), f'Quiz {id}: give a list of Question.')
-        self.id, self.questions, self.chosen = id, list(questions), {}
+        self.id, self.questions = id, list(questions)
+        kept = _kept(f'{id}.quiz').get('chosen', {})
+        self.chosen = {i: kept[q.key] for i,q in enumerate(questions, 1) if kept.get(q.key) in q.options}
 
     @property
     def right(self) -> int:
@@ -352,17 +366,18 @@ class Quiz(_Shown):
     def _note(self, items):
         key, of, right = f'{self.id}.quiz', len(self.questions), self.right
         old = items.get(key, {})
-        items[key] = dict(right=max(right, old.get('right', 0)) if old.get('of') == of else right, of=of)
+        items[key] = dict(right=max(right, old.get('right', 0)) if old.get('of') == of else right, of=of,
+                          chosen={self.questions[i-1].key: letter for i, letter in self.chosen.items()})
 
     @cached_property
     def widget(self):
-        "The radio buttons: none chosen at first, the explanation at once under each choice."
+        "The radio buttons, as they were last left; the explanation at once under each choice."
         import ipywidgets as w
         score = w.HTML(self.score)
         def row(i, q):
             labels = [(f"{a}) {o.replace('`', '')}", a) for a, o in q.options.items()]
-            radio = w.RadioButtons(options=labels, value=None, layout={'width': 'auto'})
-            feedback = w.HTML()
+            radio = w.RadioButtons(options=labels, value=self.chosen.get(i), layout={'width': 'auto'})
+            feedback = w.HTML(q.judge(self.chosen[i])._repr_html_() if i in self.chosen else '')
             def choose(change): feedback.value, score.value = self.answer(i, change['new'])._repr_html_(), self.score
             radio.observe(choose, 'value')
             return w.VBox([w.HTML(f'<b>{i}.</b> {_html(q.text)}'), radio, feedback], layout={'margin': '0 0 12px 0'})
@@ -376,6 +391,9 @@ class Quiz(_Shown):
         return '\n'.join(lines)
 
     def _repr_html_(self):
+        if live(): # what is kept in the learner's notebook shows no answers
+            items = (f"<li>{_html(q.text)}<ul>{''.join(f'<li>{a}) {_html(o)}</li>' for a,o in q.options.items())}</ul></li>" for q in self.questions)
+            return f"<p><b>Quiz {self.id}.</b> Run this cell to answer.</p><ol>{''.join(items)}</ol>"
         def option(q, a): return f'<details><summary>{a}) {_html(q.options[a])}</summary>{q.judge(a)._repr_html_()}</details>'
         items = (f"<li style='margin-bottom: 12px'>{_html(q.text)}{''.join(option(q, a) for a in q.options)}</li>" for q in self.questions)
         return f"<p><b>Quiz {self.id}.</b> Open the option that you would choose.</p><ol>{''.join(items)}</ol>"
@@ -398,7 +416,7 @@ def _say(x) -> str: return x if isinstance(x, str) else f'{x:.3g}'
 class Guess(_Shown):
     "A guess to write down before the result, kept and shown beside it."
     def __init__(self, id: str, options: list[str]=(), numbers: list[str]=()):
-        _need(re.fullmatch(r'\d\d\.[a-z]', str(id)), f"The id of a guess is its lesson and a letter, such as '01.a', not {id!r}.")
+        _need(re.fullmatch(rf'{_lesson}\.[a-z]', str(id)), f"The id of a guess is its lesson and a letter, such as '01.a', not {id!r}.")
         _need(not (options and numbers), f'Guess {id}: give `options` or `numbers`, not both.')
         _need(not isinstance(options, str) and not isinstance(numbers, str), f'Guess {id}: give a list of names.')
         self.id, self.options, self.numbers = id, list(options), list(numbers)

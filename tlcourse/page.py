@@ -59,12 +59,14 @@ def dots_of(
     "Each method's accuracy with the corrected interval, and its splits as strokes."
     rows = rows[rows.part == 1]
     said = '; '.join(f'{k} {o.accuracy:.3f} ({o.low:.3f} to {o.high:.3f})' for k,o in table.iterrows())
-    fig, ax = subplots(alt=f'Accuracy of each method in cross-validation, with corrected 95 % intervals: {said}.', height=.8 + .45*len(table))
+    fig, ax = subplots(alt=f'Accuracy of each method in cross-validation, with corrected 95 % intervals: {said}.', width=4.8, height=.8 + .55*len(table))
     for i,(k,o) in enumerate(table.iterrows()):
-        ax.plot(seen := rows[rows.method == k].accuracy, np.full(len(seen), i + .25), '|', color=INK, markersize=5)
+        ax.plot(seen := rows[rows.method == k].accuracy, np.full(len(seen), i + .2), '|', color=INK, markersize=5)
         ax.errorbar(o.accuracy, i, xerr=[[o.accuracy - o.low], [o.high - o.accuracy]], fmt='o', color='#0072B2', markersize=7, elinewidth=2.4)
-    ax.set_yticks(range(len(table)), table.index)
-    ax.set(xlim=(0, 1), ylim=(len(table) - .5, -.5), xlabel='accuracy')
+        ax.text(.01, i - .2, k, fontsize=9, va='center', color=INK, bbox=dict(facecolor='white', edgecolor='none', pad=.5))
+    ax.set_yticks([])
+    ax.spines['left'].set_visible(False)
+    ax.set(xlim=(0, 1), ylim=(len(table) - .55, -.5), xlabel='accuracy')
     return fig
 
 def curve_of(
@@ -77,7 +79,7 @@ def curve_of(
     said = '; '.join(f'{k} labels {m:.3f} ({a:.3f} to {b:.3f})' for k,(m,a,b) in got.items())
     last, top = max(got), got[max(got)][0]
     if more: said += f'; {2*last} labels would give {top + more[0]:.3f} ({top + more[1]:.3f} to {top + more[2]:.3f})'
-    fig, ax = subplots(alt=f'Accuracy by labels, with corrected 95 % intervals: {said}.', height=2.8)
+    fig, ax = subplots(alt=f'Accuracy by labels, with corrected 95 % intervals: {said}.', width=4.8, height=2.6)
     m, a, b = np.array(list(got.values())).T
     ax.errorbar(list(got), m, yerr=[m - a, b - m], fmt='-o', color='#0072B2', elinewidth=2.4)
     at = list(got)
@@ -89,6 +91,7 @@ def curve_of(
     ax.set_xticks(at, list(map(str, at)))
     ax.minorticks_off()
     ax.set(ylim=(max(0, a.min() - .05), min(1.02, b.max() + .05)), xlabel='labels to train on', ylabel='accuracy')
+    ax.set_yticks([o for o in ax.get_yticks() if ax.get_ylim()[0] <= o <= 1])
     return fig
 
 # %% ../nbs/foundations/page.ipynb #5a5b8032
@@ -126,14 +129,15 @@ STYLE = '''*{box-sizing:border-box}:root{--ink:#1f2328;--soft:#59636e;--line:#d9
 body{font:16px/1.55 system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--paper);max-width:54rem;margin:0 auto;padding:1.5rem 1rem 4rem}
 h1{font-size:1rem;font-weight:500;color:var(--soft);margin:0}.head{font-size:1.7rem;font-weight:700;line-height:1.25;margin:.2rem 0 1.2rem}
 h2{font-size:1.15rem;margin:2.4rem 0 .4rem}p.note{color:var(--soft);margin:.2rem 0 .6rem;font-size:.9rem}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(9rem,1fr));gap:.8rem;margin:0 0 1.4rem}
-.facts div{background:var(--band);border-radius:.5rem;padding:.7rem .9rem}.facts b{display:block;font-size:1.2rem;line-height:1.3;overflow-wrap:anywhere}.facts span{color:var(--soft);font-size:.85rem}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(7.6rem,1fr));gap:.7rem;margin:0 0 1.4rem}
+.facts .wide{grid-column:span 2}.facts div{background:var(--band);border-radius:.5rem;padding:.7rem .9rem}.facts b{display:block;font-size:1.2rem;line-height:1.3;overflow-wrap:anywhere}.facts span{color:var(--soft);font-size:.85rem}
 ul.verdict{border-left:4px solid var(--mark);padding:.1rem 0 .1rem 1.6rem;margin:0}ul.verdict li{margin:.35rem 0}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.9rem;width:100%}td,th{padding:.3rem .7rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}figure{margin:0}.plot{background:#fff;border-radius:.5rem;padding:.5rem}.plot img{display:block;max-width:100%;height:auto;margin:auto}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:1rem}.cards.wide{grid-template-columns:repeat(auto-fill,minmax(17rem,1fr))}
 .cards img{width:100%;height:auto;border-radius:.4rem;display:block}.cards audio{width:100%}blockquote{margin:0;padding:.6rem .8rem;background:var(--band);border-radius:.4rem;font-size:.9rem;overflow-wrap:anywhere}
-figcaption{font-size:.85rem;color:var(--soft);overflow-wrap:anywhere;margin-top:.25rem}details{border-top:1px solid var(--line);padding:.5rem 0}summary{cursor:pointer;font-weight:600}
+figcaption{font-size:.85rem;color:var(--soft);overflow-wrap:anywhere;margin-top:.25rem}details{border-top:1px solid var(--line);padding:.5rem 0}details:first-of-type{margin-top:2rem}summary{cursor:pointer;font-weight:600}
+@media(max-width:30rem){body{padding:1rem .8rem 3rem}.head{font-size:1.4rem}.plot{padding:.3rem 0}table{font-size:.8rem}td,th{padding-right:.35rem}.cards{grid-template-columns:repeat(auto-fill,minmax(8rem,1fr))}}
 @media print{details::details-content{content-visibility:visible}}'''
 
 # %% ../nbs/foundations/page.ipynb #c08b2aaa
@@ -155,13 +159,13 @@ def _html_table(df, most=30):
 # %% ../nbs/foundations/page.ipynb #8b6d6a55
 def _facts(r):
     "What stands at the top in large letters."
-    res = [(f'{r.n.get("development", 0) + r.n.get("kept", 0):,}', f'{r.what} in {len(r.vocab)} classes')]
-    if r.test: res.append((f'{r.test[0]:.1%}', f'right of those kept apart ({r.test[1]:.1%} to {r.test[2]:.1%})'))
-    if r.best: res.append((r.best, 'recommended'))
-    if r.doubling: res.append((f'{100*r.doubling[0]:+.1f} points', f'by twice the labels ({100*r.doubling[1]:+.1f} to {100*r.doubling[2]:+.1f})'))
-    return [*res, (f'{r.seconds:.0f} s', 'of time')]
+    res = [(r.best, 'recommended')] if r.best else []
+    res.append((f'{r.n.get("development", 0) + r.n.get("kept", 0):,}', f'{r.what} in {len(r.vocab)} classes'))
+    if r.test: res.append((f'{100*r.test[0]:.1f} %', f'of those kept apart are right ({100*r.test[1]:.1f} to {100*r.test[2]:.1f})'))
+    if r.doubling: res.append((f'{100*r.doubling[0]:+.1f} points', f'with twice the labels ({100*r.doubling[1]:+.1f} to {100*r.doubling[2]:+.1f})'))
+    return [*res, (f'{r.seconds:.0f} s', 'it took')]
 
-_TABLES = [('Differences', 'differences', 'Paired, over the same splits; against the baseline widened by Bonferroni for the number of bodies tried.'),
+_TABLES = [('Differences', 'differences', 'Paired, over the same splits of cross-validation; against the baseline widened by Bonferroni for the number of bodies tried.'),
            ('Classes', 'classes', 'Items in the development part and kept apart; the share that is found of those kept apart.'),
            ('Errors', 'errors', 'Of the part kept apart, the surest first.'), ('Labels that are likely wrong', 'suspects', 'By confident learning.'),
            ('Items that are the same, or nearly', 'twins', 'The cosine is that of their features; copies are also found by the items themselves.'),
@@ -173,7 +177,7 @@ def html(
     title:str='Should I transfer?',
 ) -> str:
     "A report as one HTML file that needs no other file."
-    facts = ''.join(f'<div><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a,b in _facts(r))
+    facts = ''.join(f'<div{" class=wide"*(a == r.best)}><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a,b in _facts(r))
     parts = [f'<h1>{escape(title)}</h1><p class=head>{escape(r.headline)}</p><div class=facts>{facts}</div>',
              f"<ul class=verdict>{''.join(f'<li>{escape(o)}</li>' for o in r.verdict)}</ul>"]
     if len(r.table): parts.append(f'<h2>Methods</h2><p class=note>Accuracy in cross-validation; seconds for one split.</p>{_html_table(r.table)}')
