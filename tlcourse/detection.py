@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from . import backbones
 from .core import TLCourseError, document
+from .frozen import PersonBody
 from .segmentation import Decoder, as_input, maps, pyramid
 
 # %% ../nbs/foundations/detection.ipynb #9b64967e
@@ -297,7 +298,8 @@ def _free(boxes, shape, size, rng):
 # %% ../nbs/foundations/detection.ipynb #7ac6f38e
 def build(config) -> Detector:
     "A detector without its weights, as `config()` has described it."
-    return Detector(pyramid(config['body'], config['strides'], pretrained=False), config['names'], config['width'])
+    body = PersonBody(config['strides']) if config['body'] == 'person' else pyramid(config['body'], config['strides'], pretrained=False)
+    return Detector(body, config['names'], config['width'])
 
 def _config(self): return dict(body=self.body.name, strides=list(self.body.strides), names=list(self.names), width=self.width)
 

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import nms
 
-from . import backbones
 from .assets import fetch
 from .core import TLCourseError, document
-from .detection import nms
 from .segmentation import as_input
 
 # %% ../nbs/foundations/frozen.ipynb #5b095dfa
@@ -197,7 +196,7 @@ class PersonDetector(nn.Module):
         centre, size = a[:, :2] + c[:, :2]/10*a[:, 2:], a[:, 2:]*np.exp(c[:, 2:]/5)
         h, w = x.shape[-2:]
         boxes = np.column_stack([centre - size/2, centre + size/2])[:, [1, 0, 3, 2]].clip(0, 1)*[w, h, w, h]
-        j = nms(boxes, score[keep], most) if keep.any() else []
+        j = nms(torch.from_numpy(boxes), torch.from_numpy(score[keep]).double(), most).numpy()
         return boxes[j], score[keep][j]
 
 # %% ../nbs/foundations/frozen.ipynb #70f50a49

@@ -257,7 +257,7 @@ def _fewer(w):
     for repeat in range(int(w.r.splits.repeat.max()) + 1):
         cuts = _cuts(w, repeat)
         if .75*len(cuts)*w.r.table.seconds[w.best] > .15*w.left(): break
-        w.say('what fewer labels would give')
+        if not repeat: w.say('what fewer labels would give')
         for k,c in enumerate(cuts):
             for part in (.25, .5): _score(w, w.best, repeat, k, c, part)
     _means(w)

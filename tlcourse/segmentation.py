@@ -248,8 +248,9 @@ def train(
     bs:int=8,
     seed:int=0,
     weight=None,         # of each class in the loss
+    train_bn:bool=False, # do the BatchNorm layers of the body learn? From scratch they must
 ) -> list:               # the loss of each step
-    "Train on random squares, flipped and turned. BatchNorm of the body keeps its statistics. Raises `SegmentationError`."
+    "Train on random squares, flipped and turned. Raises `SegmentationError`."
     if len(images) != len(targets): raise SegmentationError(f'there are {len(images)} pictures and {len(targets)} masks; give one mask for each.')
     x, rng, losses = [as_input(model.body, o)[0] for o in images], np.random.default_rng(seed), []
     y = [torch.as_tensor(check_mask(np.asarray(t) + 1, o.shape[1:], name=f'mask {i} (plus 1)') - 1) for i,(o,t) in enumerate(zip(x, targets))]
@@ -261,7 +262,7 @@ def train(
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, [g['lr'] for g in groups], total_steps=steps)
     for p in model.body.parameters(): p.requires_grad_(body_lr > 0)
     model.head.train()
-    model.body.eval()
+    model.body.train(bool(train_bn and body_lr))
     for _ in range(steps):
         xs, ys = zip(*(_square(x, y, side, rng) for _ in range(bs)))
         loss = F.cross_entropy(model(torch.stack(xs)), torch.stack(ys), weight, ignore_index=-1)
