@@ -4,7 +4,7 @@ import platform, statistics, sys, time
 import torch
 
 from tlcourse.backbones import load
-from tlcourse.candidates import renormalized
+from tlcourse.candidates import fitted
 from tlcourse.data import images
 from tlcourse.features import extract
 from tlcourse.transferability import rank
@@ -21,7 +21,7 @@ def main(n=500, size=96, repeat=3):
     passes, ranks = [], []
     for _ in range(repeat):
         start = time.perf_counter()
-        for m in models.values(): extract(m, renormalized(dls.train, m), cache=False, compile=False, progress=False)
+        for m in models.values(): extract(m, fitted(dls.train, m), cache=False, compile=False, progress=False)
         passes.append(time.perf_counter() - start)
         start = time.perf_counter()
         rank(models, dls, cache=False)

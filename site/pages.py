@@ -7,6 +7,9 @@
 import ast, configparser, json, re, shutil, sys, time
 from pathlib import Path
 
+from tlcourse.core import read_cells
+from tlcourse.editions import learning_minutes, student
+
 ROOT = Path(__file__).resolve().parent.parent
 
 MACHINERY = {'Exercise', 'Question', 'guess', 'quiz', 'explore'}  # calls whose code would show a solution or only draws a widget
@@ -43,11 +46,12 @@ def front(text):
 def listed(value): return [o.strip() for o in value.strip('[] ').split(',') if o.strip()]
 
 
-def header(text, titles, name):
+def header(text, titles, name, learn=0):
     "The first cell for a reader: what it is, how long it takes, what comes before it."
     title, said, facts, rest = front(text)
     line = []
-    if 'minutes' in facts: line.append(f"runs in {facts['minutes']} min on a laptop")
+    if learn: line.append(f'about {learn} minutes')
+    if 'minutes' in facts: line.append(f"the cells run in {facts['minutes']} min on a laptop")
     if 'download' in facts: line.append(f"downloads {facts['download']}")
     if before := [o for o in listed(facts.get('prerequisites', '')) if o in titles]:
         line.append('after ' + ', '.join(f'[{titles[o]}](../lessons/{o}.ipynb)' for o in before))
@@ -55,13 +59,13 @@ def header(text, titles, name):
     return f'# {title}\n\n*{said}*\n\n{{.facts}}\n' + ' · '.join(line) + (f'\n\n{rest}' if rest else '')
 
 
-def page(nb, titles, name):
+def page(nb, titles, name, learn=0):
     "A notebook for reading: no directives, no hidden cells, no solutions."
     cells = []
     for k, cell in enumerate(nb['cells']):
         cell = dict(cell, metadata={})
         if cell['cell_type'] == 'markdown':
-            if k == 0: cell['source'] = header(source(cell), titles, name)
+            if k == 0: cell['source'] = header(source(cell), titles, name, learn)
             cells.append(cell)
             continue
         marks, code = directives(cell)
@@ -147,6 +151,7 @@ def write(root: Path, folder: Path):
     titles, recipes, modules = {}, [], {}
     for part, paths in books.items():
         for p in paths: titles[p.stem] = front(source(load(p)['cells'][0]))[0]
+    lessons = {p.stem: titles[p.stem] for p in books['lessons']}
     for part, paths in books.items():
         (folder/part).mkdir(parents=True, exist_ok=True)
         for p in paths:
@@ -154,8 +159,9 @@ def write(root: Path, folder: Path):
             if exported := module(p): modules[exported] = f'{part}/{p.name}', titles[p.stem]
             if code := labelled(nb, 'lst-recipe') or labelled(nb, 'recipe'): recipes.append((f'{part}/{p.name}', titles[p.stem], code))
             (folder/part/'files').mkdir(exist_ok=True)
-            shutil.copy(p, folder/part/'files'/p.name)
-            out = page(nb, titles, f'files/{p.name}')
+            if part == 'foundations': shutil.copy(p, folder/part/'files'/p.name)
+            else: (folder/part/'files'/p.name).write_text(json.dumps(student(read_cells(p.read_bytes()), lessons, p.stem, '' if part == 'lessons' else '../lessons/')), encoding='utf-8')
+            out = page(nb, titles, f'files/{p.name}', 0 if part == 'foundations' else learning_minutes(read_cells(p.read_bytes())))
             (folder/part/p.name).write_text(json.dumps(out), encoding='utf-8')
     (folder/'api').mkdir()
     public = public_names(root)

@@ -9,9 +9,9 @@ from torch import nn
 
 from tlcourse import TLCourseError
 from tlcourse.backbones import input_config, load
-from tlcourse.candidates import cost, look, pairs, renormalized, taus
+from tlcourse.candidates import cost, fitted, look, pairs, taus
 from tlcourse.data import images
-from tlcourse.features import Features
+from tlcourse.features import Features, extract
 from tlcourse.scores import ScoreError, chance, ridge, spectrum, targets
 from tlcourse.transferability import h_score, leep, logme, nce, rank
 
@@ -68,13 +68,31 @@ def test_same_seed_same_table():
 
 def test_each_network_sees_its_own_normalization(dls):
     net = load('efficientnet_lite0', pretrained=False)
-    assert renormalized(dls.train, nn.Linear(2, 2)) is dls.train
+    assert fitted(dls.train, nn.Linear(2, 2)) is dls.train
     net.pretrained_cfg = dict(net.pretrained_cfg, mean=(.1, .2, .3), std=(.5, .6, .7))
-    old, new = (dl.one_batch()[0].as_subclass(torch.Tensor) for dl in (dls.valid, renormalized(dls.valid, net)))
+    old, new = (dl.one_batch()[0].as_subclass(torch.Tensor) for dl in (dls.valid, fitted(dls.valid, net)))
     cfg = input_config('efficientnet_lite0')
     pixels = old*torch.tensor(cfg['std']).view(3, 1, 1) + torch.tensor(cfg['mean']).view(3, 1, 1)
     assert torch.allclose(new, (pixels - torch.tensor([.1, .2, .3]).view(3, 1, 1))/torch.tensor([.5, .6, .7]).view(3, 1, 1), atol=1e-5)
     assert torch.equal(old, dls.valid.one_batch()[0].as_subclass(torch.Tensor)), 'the loader given is left alone'
+
+
+def test_each_encoder_reads_its_own_tokens(tmp_path):
+    tiny = pytest.importorskip('tiny_texts')
+    from tlcourse import text as T
+    rows = [dict(text=' '.join(RNG.choice(tiny.WORDS[:14], k)), label='ab'[i % 2]) for i,k in enumerate(RNG.integers(1, 9, 14))]
+    one, other = (tiny.make(tmp_path/o, o) for o in ('bert', 'roberta'))
+    kwargs = dict(valid=.2, device='cpu', max_length=20)
+    dls, theirs = (T.texts(pd.DataFrame(rows), encoder=o, **kwargs) for o in (one, other))
+    model = T.load(other)
+    want = extract(model, theirs.train, cache=False, progress=False)
+    assert fitted(dls.train, T.load(one)) is dls.train
+    got = extract(model, fitted(dls.train, model), cache=False, progress=False)
+    assert np.allclose(got.x, want.x, atol=1e-6) and (got.y == want.y).all()
+    wrong = extract(model, dls.train, cache=False, progress=False)
+    assert abs(wrong.x - want.x).max() > .01, 'the wrong tokens would be noticed'
+    t = rank([one, other], dls, shuffles=9, cache=False)
+    assert set(t.index) == {one, other} and (t.seconds > 0).all()
 
 
 @pytest.mark.parametrize('models, says', [
@@ -86,6 +104,15 @@ def test_each_network_sees_its_own_normalization(dls):
 def test_what_cannot_be_ranked_is_one_line(models, says):
     with pytest.raises(ScoreError) as e: rank(models)
     assert isinstance(e.value, TLCourseError) and isinstance(e.value, ValueError) and says in str(e.value) and '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('call, says', [
+    (lambda: rank({'a': made()}, shuffles=0), 'shuffles=0'), (lambda: rank({'a': Features(np.eye(6), np.array(['a', None]*3, object))}), 'of several kinds'),
+    (lambda: rank({'a': Features(np.zeros((6, 2, 3)), np.arange(6) % 2)}), r'[6, 2, 3]'), (lambda: rank({'a': Features(np.eye(6), np.arange(6)/7)}), 'must be classes'),
+    (lambda: rank(['no_such_network'], images('digits', 20, 20, size=8, device='cpu')), 'no_such_network')])
+def test_other_ways_to_go_wrong(call, says):
+    with pytest.raises(TLCourseError) as e: call()
+    assert says in str(e.value) and '\n' not in str(e.value)
 
 
 # What scores are made of

@@ -272,3 +272,35 @@ def test_templates():
     with pytest.raises(templates.TemplateError, match='not one text'): templates.fill('anne')
     with pytest.raises(templates.TemplateError, match="'intersentence' or"): templates.stereoset('both')
     assert templates.crows_pairs().template.str.count(r'\{\}').eq(1).all() and len(templates.stereoset()) > 2000
+
+
+def test_calibration_by_group_counts_and_refuses():
+    rng = np.random.default_rng(0)
+    s, g = rng.random(2000), np.repeat(['a', 'b'], 1000)
+    y = (rng.random(2000) < s).astype(int)
+    t = subgroups.calibrated(y, s, g, bins=4)
+    assert t.of.sum() == 2000 and set(t.index.get_level_values(0)) == {'a', 'b'}
+    edges = np.quantile(s, [.25, .5, .75])
+    k = (g == 'b') & (s > edges[0]) & (s <= edges[1])
+    row = t.loc['b'].iloc[1]
+    assert row.of == k.sum() and abs(row.positive - y[k].mean()) < 1e-12 and abs(row.score - s[k].mean()) < 1e-12
+    for bad in (s*3, s - 1, np.full(2000, np.nan), np.ones((2000, 2))):
+        with pytest.raises(FairnessError, match='must be probabilities'): subgroups.calibrated(y, bad, g)
+    with pytest.raises(FairnessError, match='two kinds'): subgroups.calibrated(np.arange(2000) % 3, s, g)
+
+
+def test_swapped_is_the_mean_difference_over_templates():
+    length = lambda sentences: [len(o) for o in sentences]
+    t = templates.swapped(length, [('Anna', 'Al'), ('B', 'Cy')], ['{} is here', 'see {} there'])
+    assert t.difference.tolist() == [2, -1] and t.largest.tolist() == [2, 1]
+    for bad in ([], [('a', 'a')], [('a', 'b', 'c')]):
+        with pytest.raises(templates.TemplateError, match='two different words'): templates.swapped(length, bad, ['{}'])
+    with pytest.raises(templates.TemplateError, match='one number a sentence'): templates.swapped(lambda s: np.zeros((len(s), 2)), [('a', 'b')], ['{}'])
+
+
+def test_implied_false_positives_are_the_counted_ones():
+    y, p, g = draw(900, k=3)
+    v = audit(y, p, g).value.unstack()
+    base = pd.Series({k: y[g == k].mean() for k in set(g)})
+    got = F.implied(base, v.loc['precision', base.index], v.loc['recall', base.index])
+    assert np.allclose(got, v.loc['false positives', base.index])

@@ -66,6 +66,7 @@ def test_headings_stand_alone(nb):
 def test_title_and_subtitle(nb):
     first = next(cells(nb))['source'].strip().splitlines()
     assert re.match(r'# \S', first[0]) and next(o for o in first[1:] if o).startswith('> ')
+    if nb.parent.name == 'cases': assert first[0].lower().startswith(f'# {nb.stem}: '), 'the list of lessons shows the title of a case, and it is called by its name'
 
 
 @each(LESSONS)

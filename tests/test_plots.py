@@ -366,7 +366,7 @@ def test_an_explorer_shows_its_figure_and_draws_it_anew(monkeypatch):
     explorer = plots.explore(draw, a=(1, 5))
     def figures(): return [o.alt for o in shown if isinstance(o, plots.Figure)]
     explorer._ipython_display_()
-    assert figures() == ['a line to 3'] and sum(isinstance(o, dict) for o in shown) == 1
+    assert figures() == ['a line to 3'] and sum(isinstance(o, dict) for o in shown) == 1 and 'No buttons?' in shown[-1].data
     explorer.controls['a'].value = 4
     assert figures() == ['a line to 3', 'a line to 4'] and drawn == [3, 4]
 

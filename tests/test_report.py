@@ -189,7 +189,11 @@ def test_what_a_report_cannot_be_made_of(shapes, tmp_path):
     (tmp_path/'odd'/'a.xyz').write_text('?')
     pd.DataFrame(dict(path=sorted(shapes.glob('*/??.png')), label=np.linspace(0, 1, 60))).to_csv(tmp_path/'n.csv', index=False)
     (tmp_path/'file').write_text('x')
-    for kw in (dict(source=tmp_path/'none'), dict(source=tmp_path/'odd'), dict(source=tmp_path/'n.csv', size=64), dict(source=3), dict(source=shapes, minutes=0), dict(source=shapes, worth=3),
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'two.csv').write_text('text,label\nhello,x\nworld,y\n')
+    (tmp_path/'odd.csv').write_text('text,verdict\nhello,x\n')
+    for kw in (dict(source=tmp_path/'none'), dict(source=tmp_path/'odd'), dict(source=tmp_path/'n.csv', size=64), dict(source=3), dict(source=tmp_path/'empty'), dict(source=tmp_path/'two.csv'),
+               dict(source=tmp_path/'odd.csv'), dict(source=tmp_path/'odd.csv', label='zzz'), dict(source=sorted(shapes.glob('*/??.png'))[0]), dict(source=shapes, minutes=0), dict(source=shapes, worth=3),
                dict(source=shapes, out=tmp_path/'odd'), dict(source=shapes, out=tmp_path/'file')):
         with pytest.raises(TLCourseError) as e: report(progress=False, **kw)
         assert '\n' not in str(e.value) and str(e.value).endswith('.')
@@ -198,7 +202,7 @@ def test_the_command(shapes, tmp_path, capsys, monkeypatch):
     asked, answer = [], page.Report('pictures', ['a', 'b'], verdict=['Transfer: yes.'])
     monkeypatch.setattr(R, 'report', lambda *a, **kw: asked.append((a, kw)) or answer)
     assert cli.main(['try', str(shapes), '--minutes', '2', '--out', str(tmp_path/'o'), '--groups', r'(\d)']) == 0 and 'Transfer: yes.' in capsys.readouterr().out
-    assert asked == [((shapes, 2., 0, tmp_path/'o'), dict(groups=r'(\d)', size=None, worth=.03))]
+    assert asked == [((shapes, 2., 0, tmp_path/'o'), dict(groups=r'(\d)', size=None, label=None, worth=.03))]
     answer.stopped = True
     assert cli.main(['try', str(shapes)]) == 130
     monkeypatch.undo()
@@ -434,3 +438,7 @@ def test_the_verdict_errs_as_rarely_as_it_says(extra, worth):
     if true < .005: assert said.count('helps') <= 6
     if true > worth: assert said.count('not needed') + said.count('worse') <= 6
     if true > .25: assert said.count('helps') >= 140
+
+def test_the_column_of_labels_can_be_named(tmp_path):
+    (tmp_path/'t.csv').write_text('story,verdict\n' + ''.join(f'it was {k} {i},{k}\n' for i in range(4) for k in ('good', 'bad')))
+    assert sources.modality(tmp_path/'t.csv', 'verdict') == ('texts', 'story', 'verdict')

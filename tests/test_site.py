@@ -1,5 +1,5 @@
 "The site: what readers get of the notebooks, without solutions, and pages whose links and pictures are all there."
-import ast, json, subprocess, sys
+import re, ast, json, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -38,8 +38,17 @@ def test_no_solutions(path):
 def test_header():
     first = '# Text\n\n> Words.\n\n- minutes: 2\n- download: 5 MB\n- assets: [a]\n- prerequisites: [03_fine_tuning]\n\nMore.'
     said = pages.header(first, {'03_fine_tuning': 'Fine-tuning'}, 'files/08.ipynb')
-    assert said.startswith('# Text\n\n*Words.*') and 'runs in 2 min' in said and 'after [Fine-tuning](03_fine_tuning.ipynb)' in said
+    assert said.startswith('# Text\n\n*Words.*') and 'run in 2 min' in said and 'after [Fine-tuning](../lessons/03_fine_tuning.ipynb)' in said
     assert said.endswith('More.') and 'assets' not in said
+
+
+def test_notebooks_to_download_have_no_solutions(tmp_path):
+    pages.write(root, tmp_path/'src')
+    files = sorted((tmp_path/'src'/'lessons'/'files').glob('*.ipynb'))
+    assert len(files) >= 15 and not any('Exercise(' in f.read_text(encoding='utf-8') or 'Question(' in f.read_text(encoding='utf-8') for f in files)
+    assert 'exercise(' in files[0].read_text(encoding='utf-8')
+    first = json.loads((tmp_path/'src'/'lessons'/files[0].name).read_text(encoding='utf-8'))['cells'][0]['source']
+    assert re.search(r'about \d+ minutes · the cells run in', first)
 
 
 def test_finding():

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_data_path
 
-from .core import document, live
+from .core import AGAIN, document, live
 
 # %% ../nbs/foundations/checks.ipynb #3685f180
 _log = logging.getLogger(__name__)
@@ -328,7 +328,7 @@ class _Shown:
         if not live(): raise NotImplementedError   # IPython then takes the bundle
         from IPython.display import HTML, display
         display(self._repr_mimebundle_(), raw=True)
-        display(HTML('<small>No buttons? Run this cell again.</small>'))
+        display(HTML(AGAIN))
 
 # %% ../nbs/foundations/checks.ipynb #c268cc51
 _style = """.tlcourse-quiz .widget-radio-box label {

@@ -370,7 +370,7 @@ def cmd_lessons(args) -> int:
         size, todo = download_size(mine), download_size(missing(mine))
         state = 'none' if not size else f'{megabytes(size)}, cached' if not todo else \
             megabytes(size) if todo==size else f'{megabytes(size)}, {megabytes(todo)} to go'
-        return [l.number, l.title, str(l.minutes), state, summary(l.path), ', '.join(l.assets)]
+        return [l.number if l.number.isdecimal() else '', l.title, str(l.minutes), state, summary(l.path), ', '.join(l.assets)]
     some = slice(None if screen() >= 110 else -1) # without the names of assets in a narrow terminal
     print(table(['No', 'Lesson', 'Minutes', 'Download', 'Your progress', 'Assets'][some], [row(l)[some] for l in lessons()]))
     return 0
@@ -464,7 +464,7 @@ def cmd_predict(args) -> int:
 def cmd_try(args) -> int:
     from tlcourse.report import report
     out = args.out or Path(f"{args.path.absolute().stem or 'data'}-report")
-    try: r = report(args.path, args.minutes, args.seed, out, groups=args.groups, size=args.size, worth=args.worth)
+    try: r = report(args.path, args.minutes, args.seed, out, groups=args.groups, size=args.size, label=args.label, worth=args.worth)
     except (TLCourseError, ImportError) as e: raise CommandError(str(e)) from None
     print(f"{r}\n\nwritten: {', '.join(str(out/o) for o in ('report.html', 'results.csv', 'model') if (out/o).exists())}")
     return 130 if r.stopped else 0
@@ -778,6 +778,7 @@ def make_parser() -> argparse.ArgumentParser:
     c.add_argument('--minutes', type=float, default=5, help='that it may take (5)')
     c.add_argument('--out', type=Path, metavar='FOLDER', help='for report.html, results.csv and the model (PATH-report)')
     c.add_argument('--groups', metavar='GROUPS', help='what must not be on two sides: a column, or a pattern such as "(patient[0-9]+)" for names of files')
+    c.add_argument('--label', metavar='COLUMN', help='of a csv: the column of labels, where it is not called label, class, target or the like')
     c.add_argument('--worth', type=float, default=.03, metavar='GAIN', help='the smallest gain in accuracy that is worth a network to you (.03, that is 3 points)')
     c.add_argument('--size', type=int, metavar='PIXELS', help='side of pictures (224)')
     c.add_argument('--seed', type=int, default=0, help='of the split and the comparison (0)')

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm.auto import tqdm
 
-from .core import document, listing, nearest
+from .core import document, listing, nearest, no_bar
 from .assets import fetch, find
 from .backbones import input_config
 from .loaders import (DataError, Keep, Label, class_weight, classes, column, dataloaders, find as find_files, frame, given, group_of, layout,
@@ -375,7 +375,7 @@ def images(
 def _in_threads(f, items, desc):
     with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as pool:
         warnings.simplefilter('ignore')
-        return list(tqdm(pool.map(f, items), total=len(items), desc=desc, leave=False, disable=len(items) < 1000))
+        return list(tqdm(pool.map(f, items), total=len(items), desc=desc, leave=False, disable=len(items) < 1000 or no_bar()))
 
 def _check(items, pixels):
     "Decode all `items`, and return {id: why} for those that cannot be."

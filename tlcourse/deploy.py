@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'DeployError', 'quantile', 'Predictor', 'predict', 'load', 'to_onnx', 'OnnxPredictor', 'wilson', 'save',
-           'Reader']
+           'Reader', 'Places']
 
 # %% ../nbs/foundations/deploy.ipynb #4e98bcb1
 import hashlib, json, math, os, platform, shutil, time, warnings
@@ -94,7 +94,7 @@ def _checked(path):
         raise DeployError(f"{path}: its format is {about.get('format')!r}, and this version of tlcourse reads {FORMAT}; "
                           'pip install --upgrade tlcourse, or save it anew.')
     lost = [k for k in ('kind', 'layout', 'target', 'names', 'reading', 'versions') if not about.get(k)]
-    if lost or about['kind'] not in {*_KINDS, *_READERS.values()}: raise DeployError(f"{path}: its tlcourse.json says {lost[0] if lost else 'kind'}={about.get((lost or ['kind'])[0])!r}; save the model anew.")
+    if lost or about['kind'] not in {*_KINDS, *_READERS.values(), *_PLACES}: raise DeployError(f"{path}: its tlcourse.json says {lost[0] if lost else 'kind'}={about.get((lost or ['kind'])[0])!r}; save the model anew.")
     return about
 
 FORMAT = 1 # of tlcourse.json
@@ -692,7 +692,8 @@ def load(
     folder = Path(path).expanduser().absolute()
     if folder.suffix == '.onnx' and not folder.is_dir(): return _load_onnx(folder)
     about = _checked(folder)
-    return (_open_reader if about['kind'] in _READERS.values() else _opened)(folder, about, device)
+    way = _open_places if about['kind'] in _PLACES else _open_reader if about['kind'] in _READERS.values() else _opened
+    return way(folder, about, device)
 
 def _opened(folder, about, device='cpu'):
     "What is in a folder, ready to predict."
@@ -846,7 +847,7 @@ def _summary(z, y, about):
 def _results(z, y, about, counts):
     "The section on results."
     s, n = about['results'], len(y)
-    if about['target'] in _READERS.values(): return [f'On {n} validation items: ' + ', '.join(f'{k} {v:.3f}' for k,v in s.items()) + '.']
+    if about['target'] in {*_READERS.values(), *_PLACES}: return [f'On {n} validation items: ' + ', '.join(f'{k} {v:.3f}' for k,v in s.items()) + '.']
     if about['target'] == 'numbers':
         return [f'On {n} validation items:', '', _row('target', 'mean absolute error', 'R2'), _row(*['---']*3),
                 *(_row(k, f"{v['mae']:.4g}", f"{v['r2']:.3f}") for k,v in s.items())]
@@ -964,6 +965,7 @@ def save(
 
     Interrupted, it leaves the old folder or the new one, never half of one. Raises `DeployError`, one line."""
     path = Path(path).expanduser().absolute()
+    if getattr(model, 'deploys', None) in _PLACES: return _save_places(model, path, dls, dict(data=data, licence=licence, note=note))
     if _reads(model) and groups is not None: raise DeployError('save: groups= is for models that give one class an item.')
     if kind := _reads(model): return _save_reader(model, path, kind, dls, dict(data=data, licence=licence, note=note))
     learn, net, layout, dls = _what(model, dls, body)
@@ -1115,6 +1117,47 @@ def _answered(model, x, bs):
     if bad is not None: raise DeployError(f'predict: item {bad} is no pair of a question and the text to read; give both.')
     df = pd.DataFrame(pairs, columns=['question', 'context'])
     return pd.DataFrame(dict(question=df.question, answer=answers(model, df, bs))).rename_axis('item')
+
+# %% ../nbs/foundations/deploy.ipynb #c88ff8aa
+_PLACES = dict(pixels='segmentation', boxes='detection') # what such a network gives, and the module that builds it
+
+def _save_places(model, path, valid, about):
+    "A network for masks or boxes, with what it reaches on pairs of a picture and what is true of it."
+    if valid is None or not len(valid): raise DeployError('save: the card needs validation items; give pairs of a picture and its mask or boxes with dls=.')
+    kind, names = model.deploys, list(map(str, model.names))
+    about |= dict(format=FORMAT, kind=kind, layout='whole', target=kind, names=names, reading=dict(size='as it is'), weights=_weights(model.body, model.body.name),
+                  trained=dict(items=getattr(model, 'seen', 'unknown')), versions=_versions('timm'), fitted={}, model=model.config(), results=model.judge(valid))
+    about['note'] = about['note'] or dict(pixels='Gives each pixel a class.', boxes='Finds objects and puts boxes around them.')[kind]
+    with _replacing(path) as folder:
+        _write_tensors(folder/'model.safetensors', model.state_dict())
+        if _open_places(folder, about).model.judge(valid[:1]) != model.judge(valid[:1]):
+            raise DeployError('save: what was written answers otherwise than this network; a hook or a changed module is not in the folder.')
+        write_whole(folder/'tlcourse.json', json.dumps(about, indent=1, ensure_ascii=False).encode())
+        write_whole(folder/'README.md', _card(path.name, about, None, valid, None).encode())
+    return path
+
+
+# %% ../nbs/foundations/deploy.ipynb #0064f873
+def _open_places(folder, about, device='cpu'):
+    from importlib import import_module
+    from safetensors.torch import load_file
+    try:
+        model = import_module(f"tlcourse.{_PLACES[about['kind']]}").build(about['model'])
+        model.load_state_dict(load_file(Path(folder)/'model.safetensors'))
+    except (TLCourseError, ImportError): raise
+    except Exception as e: raise DeployError(f'{folder}: the network cannot be built ({first_line(e)}); save it anew.') from None
+    return Places(folder, model.eval().to(device), about)
+
+class Places:
+    "A saved network for masks or boxes."
+    def __init__(self, path, model, about): self.path, self.model, self.about = Path(path), model, about
+    def __repr__(self): return f"Places of {self.about['kind']}: {', '.join(self.about['names'][:10])}"
+    def predict(self,
+        x,               # a picture or a list of them: paths, PIL images, arrays
+        **kwargs,        # what the network's own `table` takes
+    ) -> pd.DataFrame:   # pixels: a row a picture with its mask and the share of each class; boxes: a row a box
+        "What the network finds in new pictures. Raises an error of one line."
+        return self.model.table(list(x) if isinstance(x, (list, tuple)) else [x], **kwargs)
 
 # %% ../nbs/foundations/deploy.ipynb #4ce5f5c7
 document(globals())

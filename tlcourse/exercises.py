@@ -10,7 +10,6 @@ import ast, builtins, linecache, re, symtable
 from functools import lru_cache
 from pathlib import Path
 
-from .checks import Exercise, Quiz
 from .core import TLCourseError, course_path, document, nearest, read_cells
 
 # %% ../nbs/foundations/exercises.ipynb #eb06a4bf
@@ -118,13 +117,13 @@ def _made(key):
 
 def exercise(
     number:str,  # such as '05.1'
-) -> Exercise:
+) -> 'Exercise': # see `checks`
     "An exercise of the course; as the last line of a cell it shows itself. Raises `ExerciseError`."
     return _made(number)
 
 def quiz(
     lesson:str,  # such as '05'
-) -> Quiz:
+) -> 'Quiz': # see `checks`
     "The quiz of a lesson; as the last line of a cell it shows itself. Raises `ExerciseError`."
     return _made(f'{lesson}.quiz')
 

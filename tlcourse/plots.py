@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 from PIL import Image
 
-from .core import TLCourseError, document, live, nearest
+from .core import AGAIN, TLCourseError, document, live, nearest
 
 # %% ../nbs/foundations/plots.ipynb #a283587d
 INK, QUIET = '#333333', '#d9d9d9'
@@ -359,13 +359,14 @@ class Explorer:
     def _repr_mimebundle_(self, include=None, exclude=None): return self.figure()._repr_mimebundle_()
     def _ipython_display_(self):
         if not live(): raise NotImplementedError # IPython then takes the bundle
-        from IPython.display import display
+        from IPython.display import HTML, display
         from ipywidgets import VBox, interactive_output
         first = [self.figure()]
         picture = first[0]._repr_mimebundle_()[0]
         def show(**values): display(first.pop() if first else self.draw(**values)) # interactive_output calls it at once, and ignores what it gives back
         box = VBox([*self.controls.values(), interactive_output(show, self.controls)])
         display(box._repr_mimebundle_() | picture, raw=True)
+        display(HTML(AGAIN))
 
 # %% ../nbs/foundations/plots.ipynb #e4b1b37c
 def explore(draw: Callable[..., Figure], # takes the values of the controls by name

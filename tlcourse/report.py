@@ -96,7 +96,7 @@ def _twins(w, groups):
     r.classes = pd.DataFrame(dict(items=count, kept=np.bincount(w.y[w.kept], minlength=len(count))), index=pd.Index(r.vocab, name='class'))
     r.twins = r.twins.assign(first=r.twins['first'].map(w.name), second=r.twins['second'].map(w.name))
     if (few := count[count > 0].min()) < 2 or (count > 0).sum() < 2:
-        raise ReportError(f'{r.vocab[int(np.where(count, count, len(w.items)).argmin())]}: {few} of it is left to compare methods by; '
+        raise ReportError(f'class {r.vocab[int(np.where(count, count, len(w.items)).argmin())]}: {few} item is left to compare methods by; '
                           'give each class three items or more, better twenty.')
 
 def _together(n, groups, pairs):
@@ -219,6 +219,7 @@ def _compare(w):
     _means(w)
     w.raw = w.r.table.accuracy[[pixels, curved]].idxmax()
     _means(w)
+    w.reserve += 2.5*w.r.table.seconds[[first, w.raw]].sum() # both are fitted once more, on all
     if w.r.p > LEVEL: return
     for arm in others: _another(w, arm, cuts, first)
     _repeat(w)
@@ -256,7 +257,7 @@ def _fewer(w):
     for repeat in range(int(w.r.splits.repeat.max()) + 1):
         cuts = _cuts(w, repeat)
         if .75*len(cuts)*w.r.table.seconds[w.best] > .15*w.left(): break
-        w.say('what fewer labels would give')
+        if not repeat: w.say('what fewer labels would give')
         for k,c in enumerate(cuts):
             for part in (.25, .5): _score(w, w.best, repeat, k, c, part)
     _means(w)
@@ -363,6 +364,7 @@ def report(
     worth:float=WORTH,     # the smallest gain in accuracy that is worth a network to you: .03 is 3 points
     groups=None,           # of a path: what must not be on two sides, as in `data.folder` and `data.table`; of DataLoaders: one for each item, training first
     size:int=None,         # of a path to pictures: side in pixels, default 224
+    label:str=None,        # of a csv: the column of labels; default the one called label, class, target ...
 ) -> Report:
     "Should you transfer, how, and what is it worth? Looks at the data, compares, judges once, and says so. Raises `ReportError`, one line."
     if not minutes > 0: raise ReportError(f'minutes={minutes}: give the minutes that it may take, more than 0.')
@@ -372,7 +374,7 @@ def report(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             start = time.time()
-            w = _Work(source if own else read_source(source, seed, groups, size), minutes, seed, progress, start, worth)
+            w = _Work(source if own else read_source(source, seed, groups, size, label), minutes, seed, progress, start, worth)
             _steps(w, grouped(w.items, w.kind, source, groups), out, 'the DataLoaders given' if own else str(source))
     except OSError as e: raise ReportError(f'{e.filename or out}: {e.strerror or first_line(e)}.') from None
     return w.r

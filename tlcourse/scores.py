@@ -48,7 +48,8 @@ def targets(
     y = np.asarray(y)
     if y.shape != (n,): refuse(who, f'the labels are {list(y.shape)} and the items {n}; give one class an item.')
     if y.dtype.kind not in 'iubUSO' and ((y % 1) != 0).any(): refuse(who, 'the labels must be classes, whole numbers or names; these are not.')
-    classes, at = np.unique(y, return_inverse=True)
+    try: classes, at = np.unique(y, return_inverse=True)
+    except TypeError: refuse(who, 'the labels are of several kinds, such as names and None; give one class an item.')
     if len(classes) < 2: refuse(who, f'all {n} items are of one class; give items of two or more.')
     if n <= len(classes): refuse(who, f'{n} items of {len(classes)} classes leave nothing to compare; give several of each class, better twenty.')
     return np.eye(len(classes))[at]
@@ -91,6 +92,7 @@ def chance(
     seed:int=0,
 ) -> tuple:           # the score, its p-value, and the mean and standard deviation over shuffles
     "How often shuffled labels score as well as the true ones."
+    if shuffles < 1: refuse('chance', f'shuffles={shuffles}: give 1 or more, better 99.')
     rng, true = np.random.default_rng(seed), score(t)
     null = np.array([score(t[rng.permutation(len(t))]) for _ in range(shuffles)])
     return true, float((1 + (null >= true - 1e-12).sum())/(1 + shuffles)), float(null.mean()), float(null.std())

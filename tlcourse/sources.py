@@ -23,7 +23,7 @@ class ReportError(TLCourseError, ValueError):
 _SOUNDS = set('.wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .m4a .aac .wma .amr .webm'.split())
 _LABELS = 'label labels class category target topic y'.split()
 
-def modality(path):
+def modality(path, label=None):
     "'pictures', 'sounds' or 'texts', and of a table the columns of items and labels, by what most names end with."
     def share(names, known): return np.mean([Path(o).suffix.lower() in known for o in names] or [0])
     kinds = dict(pictures=READABLE, sounds=_SOUNDS)
@@ -31,12 +31,15 @@ def modality(path):
         names = [f.name for f in islice((f for f in path.rglob('*') if f.is_file() and not f.name.startswith('.')), 20_000)]
         best = max([*kinds, 'texts'], key=lambda k: share(names, kinds.get(k, {'.txt'})))
         if share(names, kinds.get(best, {'.txt'})) > .3: return best, None, None
+        if not names: raise ReportError(f'{path} holds no files; give a folder with one subfolder a class, or a csv.')
         raise ReportError(f'{path}: most of its files are neither pictures, recordings nor .txt files; give a folder with one subfolder a class, or a csv.')
+    if path.suffix.lower() in READABLE | _SOUNDS: raise ReportError(f'{path} is one file; give the folder that holds one subfolder a class.')
     df, where, _ = frame(path, None, ())
-    label, text = column(df, None, _LABELS, 'label', where), df.select_dtypes(exclude='number')
+    label, text = column(df, label, _LABELS, 'label', where), df.select_dtypes(exclude='number')
     for k,known in kinds.items():
         for o in text: 
             if o != label and share(df[o].dropna().astype(str).head(200), known) > .5: return k, o, label
+    if len(df) < 3*df[label].nunique(): raise ReportError(f'{where}: {len(df)} rows are too few for {df[label].nunique()} classes; give each class three or more, better twenty.')
     lengths = {o: df[o].astype(str).str.len().mean() for o in text if o != label}
     if not lengths: raise ReportError(f'{where} has no column of texts or of files beside {label!r}.')
     return 'texts', 'text' if 'text' in lengths else max(lengths, key=lengths.get), label
@@ -51,11 +54,11 @@ def _seconds(path):
         except (OSError, RuntimeError): pass
     return float(np.clip(np.ceil(2*np.quantile(found or [1], .9))/2, 1, 10))
 
-def read_source(source, seed, groups, size):
+def read_source(source, seed, groups, size, label=None):
     "The `DataLoaders` of a path, the root of its files, and what keeps items together."
     path = Path(source).expanduser().absolute()
     if not path.exists(): raise ReportError(f'{path}: there is no such file or folder.')
-    kind, x, y = modality(path)
+    kind, x, y = modality(path, label)
     table, more = path.is_file(), dict(seed=seed)
     if groups is not None and (kind != 'texts' or table): more['groups'] = groups
     if kind == 'pictures':
