@@ -126,7 +126,7 @@ def embed(
     dl = corpora.texts(some, 2, 2, max_length, encoder=encoder).test_dl([say(o) for o in texts])
     return unit(extract(_reader(encoder), dl).x.astype(np.float64))
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1) # an encoder takes up to half a gigabyte
 def _reader(encoder): return text.load(encoder)
 
 # %% ../nbs/lessons/15_few_labels.ipynb #51901078
