@@ -17,7 +17,7 @@ def main(n=500, size=96, repeat=3):
     models = {o: load(o) for o in ('efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2', 'mobilenet_v2', 'craft')}
     models['random'] = load('efficientnet_lite0', pretrained=False)
     dls = images('animals', n_train=n, n_valid=20, size=size, device='cpu')
-    for m in models.values(): extract(m, dls.valid, cache=False, compile=False, progress=False)  # warm
+    for m in models.values(): extract(m, fitted(dls.valid, m), cache=False, compile=False, progress=False)  # warm
     passes, ranks = [], []
     for _ in range(repeat):
         start = time.perf_counter()
