@@ -92,7 +92,11 @@ def test_average_precision_by_hand():
 @pytest.mark.parametrize('bad, said', [
     ([[1, 2, 3]], 'shape'), ([1, 2, 3, 4], 'shape'), ([[5, 5, 2, 9]], 'width and height'), ([[5, 5, 9, 5]], 'ends where it begins'),
     ([[0, 0, np.nan, 3]], 'NaN'), ([[0, 0, np.inf, 3]], 'infinity'), ([[-3, 0, 5, 5]], 'leaves its picture'), ([[0, 0, 99, 5]], 'leaves its picture'),
-    ([[.1, .1, .6, .7]], 'pixels'), (['a'], 'no numbers'), (None, 'shape'), ([[1, 2], [3]], 'no numbers')])
+    ([[.1, .1, .6, .7]], 'pixels'), (['a'], 'no numbers'), (None, 'shape'), ([[1, 2], [3]], 'no numbers'),
+    ([[0, 0, 0, 0]], 'ends where it begins'), ([[1, 2, 3, 4, 5]], 'shape'), (np.ones((2, 2, 4)), 'shape'), ([[30, 5, 10, 12]], 'width and height'),
+    ([[.5, .5, .2, .2]], 'width and height'), ([[0, 0, 5, 31]], 'leaves its picture'), ([[0, 0, 40.5, 5]], 'leaves its picture'), ([[-1e-6, 0, 5, 5]], 'leaves its picture'),
+    ({'left': 1}, 'no numbers'), ('1 2 3 4', 'no numbers'), (object(), 'no numbers'), ([[1, 2, 3, None]], 'NaN'), ([[1, 2, 3, 1j]], 'no numbers'),
+    (torch.zeros(3), 'shape'), (torch.full((1, 4), float('nan')), 'NaN'), ([[0, 0, float('inf'), 5]], 'infinity'), ([[0, 0, 9, 9], [9, 9, 0, 0]], 'box 1')])
 def test_malformed_boxes_get_one_line(bad, said):
     with pytest.raises(dt.DetectionError) as e: dt.check_boxes(bad, (30, 40))
     assert said in str(e.value) and '\n' not in str(e.value)
@@ -151,6 +155,29 @@ def test_a_frozen_body_stays_as_it_is_and_scratch_learns_its_statistics(body):
         changed = [k for k,v in mine.state_dict().items() if not torch.equal(v, before[k])]
         assert bool(changed) == bool(lr) and (not lr or any('running_mean' in k for k in changed))
         assert not model.training and model.seen == 6
+
+
+def test_each_way_in_says_the_same_of_malformed_boxes():
+    one, l, s = [[0, 0, 9, 9]], [0], [.5]
+    for bad in ([[5, 5, 2, 9]], [[0, 0, np.nan, 3]], [[1, 2, 3]]):
+        for call in (lambda: dt.box_iou(bad, one), lambda: dt.box_iou(one, bad), lambda: dt.nms(bad, s), lambda: dt.average_precision([(bad, s, l)], [(one, l)]),
+                     lambda: dt.average_precision([(one, s, l)], [(bad, l)]), lambda: dt.targets(bad, l, 1, (32, 32))):
+            with pytest.raises(dt.DetectionError) as e: call()
+            assert '\n' not in str(e.value)
+
+
+def test_masks_of_scenes_are_those_of_the_boxes():
+    disc = np.zeros((28, 28), np.uint8)
+    disc[5:20, 8:22] = 255
+    ground, fill = np.random.default_rng(0).uniform(0, 255, (2, 128, 128))
+    plain = dt.compose([[disc]], [ground], 6, seed=3)
+    pictures, truth, masks = dt.compose([[disc]], [ground], 6, seed=3, masks=True)
+    assert all(np.array_equal(a, b) for a,b in zip(plain[0], pictures))  # asking for masks changes no picture
+    for m, (b, _) in zip(masks, truth):
+        assert m.max() == len(b) and all(np.isin(m[int(t):int(d), int(l):int(r)], (0, i)).all() for i,(l, t, r, d) in enumerate(b, 1))
+        assert all((m[int(t):int(d), int(l):int(r)] == i).mean() > .95 for i,(l, t, r, d) in enumerate(b, 1))
+    cut, _, masks = dt.compose([[disc]], [np.full((128, 128), 60.)], 6, seed=3, fills=[fill], masks=True)
+    for im, m in zip(cut, masks): assert (im[m == 0] == 60).mean() > .98 and im[m > 0].std() > 20
 
 
 def test_scenes_have_exact_boxes_apart_from_one_another():

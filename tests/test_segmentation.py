@@ -130,10 +130,67 @@ def test_a_saved_segmenter_comes_back(body, tmp_path, kind):
     (np.zeros((4, 4, 3)), 'color channels'), (np.zeros((4, 4, 4), np.uint8), 'color channels'), (np.zeros(4), 'shape'), (np.zeros((0, 4)), 'shape'),
     (np.full((4, 4), .5), 'fractions'), (np.full((4, 4), np.nan), 'NaN'), (np.full((4, 4), np.inf), 'NaN or infinity'), (-np.eye(4), 'start at 0'),
     (np.full((4, 4), 255), '255'), (np.array([['a']]), 'not numbers'), (np.zeros((4, 5)), '4 x 5'), (np.eye(4, dtype=complex), 'not numbers'),
-    ([[0, 1], [1]], 'several lengths'), (None, 'not numbers')])
+    ([[0, 1], [1]], 'several lengths'), (None, 'not numbers'), (np.array([[None]*4]*4), 'not numbers'), (np.zeros((1, 4, 5)), 'shape'), (np.zeros((4, 0)), 'shape'),
+    (np.ones((2, 2, 2, 2)), 'shape'), (np.full((4, 4), 2), 'numbered 0 to 1'), (np.full((4, 4), -1), 'start at 0'), (np.full((4, 4), 1e300), '1e+300'), (np.zeros((5, 4), bool), '5 x 4'),
+    (torch.zeros(4, 4, 3), 'color channels'), (torch.full((4, 4), .5), 'fractions'), ([['0', '1'], ['1', '0']], 'not numbers'), (Image.new('RGB', (4, 4)), 'color channels'),
+    (Image.new('RGBA', (4, 4)), 'color channels'), (np.zeros((4, 4), 'datetime64[D]'), 'not numbers'), ({}, 'not numbers'), (7, 'shape')])
 def test_a_malformed_mask_gets_one_line(bad, said):
     with pytest.raises(sg.SegmentationError) as e: sg.check_mask(bad, (4, 4), 2)
     assert said in str(e.value) and '\n' not in str(e.value)
+
+
+def test_malformed_files_of_masks_get_one_line(tmp_path):
+    good = np.kron(np.eye(2, dtype=np.uint8), np.ones((16, 16), np.uint8))
+    Image.fromarray(good*255).save(tmp_path/'white.png')                         # 255 for 1
+    Image.fromarray(good*255).resize((40, 40), Image.Resampling.BILINEAR).save(tmp_path/'resized.png')
+    Image.fromarray(good*200).save(tmp_path/'squeezed.jpg', quality=40)           # other numbers at each edge
+    Image.fromarray(np.dstack([good]*3)).save(tmp_path/'color.png')
+    Image.fromarray(good.astype(np.float32)/3).save(tmp_path/'shares.tif')
+    Image.fromarray(np.full((32, 32), np.nan, np.float32)).save(tmp_path/'nan.tif')
+    Image.fromarray(good).save(tmp_path/'whole.png')
+    (tmp_path/'cut.png').write_bytes((tmp_path/'whole.png').read_bytes()[:-30])
+    (tmp_path/'text.png').write_text('0 1', encoding='utf-8')
+    for name, said in (('white.png', '255'), ('resized.png', 'its picture 32 x 32'), ('squeezed.jpg', 'but 2 classes'), ('color.png', 'color channels'), ('shares.tif', 'fractions'),
+                       ('nan.tif', 'NaN'), ('cut.png', 'cannot be read'), ('text.png', 'not a picture'), ('', 'cannot be read')):
+        with pytest.raises(sg.SegmentationError) as e: sg.check_mask(tmp_path/name, (32, 32), 2)
+        assert said in str(e.value) and '\n' not in str(e.value), str(e.value)
+    assert np.array_equal(sg.check_mask(tmp_path/'whole.png', (32, 32), 2), good)
+
+
+def test_each_way_in_says_the_same_of_malformed_masks(body):
+    good, model = np.eye(4, dtype=int), sg.Segmenter(body, sg.Decoder(body.channels, 2), ('a', 'b'))
+    for bad in (np.full((4, 4), .5), np.zeros((4, 5), int), -good*3, np.zeros((4, 4, 3)), np.full((4, 4), np.nan)):
+        for call in (lambda: sg.dice(bad, good), lambda: sg.iou(bad, good), lambda: sg.boundary_f(bad, good), lambda: sg.train(model, [image(4, 4)], [bad])):
+            with pytest.raises(sg.SegmentationError) as e: call()
+            assert '\n' not in str(e.value)
+        if bad.shape == (4, 4):
+            with pytest.raises(sg.SegmentationError): sg.border(bad)
+
+
+def test_boundary_f_by_its_definition():
+    rng = np.random.default_rng(0)
+    def outline(m):
+        h, w = m.shape
+        near = ((0, 1), (1, 0), (0, -1), (-1, 0))
+        return [(r, c) for r in range(h) for c in range(w) if m[r, c] and any(0 <= r + a < h and 0 <= c + b < w and not m[r + a, c + b] for a,b in near)]
+    def by_loops(p, t, within):
+        p, t = outline(p), outline(t)
+        if not p or not t: return np.nan if not (p or t) else 0.
+        share = [np.mean([min(np.hypot(r - y, c - x) for y,x in b) <= within for r,c in a]) for a,b in ((p, t), (t, p))]
+        return 2*share[0]*share[1]/sum(share) if sum(share) else 0.
+    for i in range(30):
+        p, t = rng.random((2, 9, 11)) < rng.choice([.1, .5, .9])
+        for within in (0, 1, 1.5, 3): np.testing.assert_allclose(sg.boundary_f(p, t, within), by_loops(p, t, within), atol=1e-12)
+    none, full = np.zeros((5, 5), int), np.ones((5, 5), int)
+    assert np.isnan(sg.boundary_f(none, none)) and np.isnan(sg.boundary_f(full, none)) and sg.boundary_f(none, np.eye(5, dtype=int)) == 0
+    skimage = pytest.importorskip('skimage.metrics')
+    for i in range(10):  # the Hausdorff distance of the outlines is the least tolerance at which all is right
+        p, t = rng.random((2, 9, 11)) < .5
+        a, b = (np.zeros((9, 11), bool) for _ in range(2))
+        for o, m in ((a, p), (b, t)):
+            for y,x in outline(m): o[y, x] = True
+        d = skimage.hausdorff_distance(a, b)
+        assert sg.boundary_f(p, t, d + 1e-9) == 1 > sg.boundary_f(p, t, d - 1e-6)
 
 
 def test_masks_from_files(tmp_path):

@@ -260,14 +260,15 @@ def compose(
     size:int=96,      # of a scene, pixels
     objects=(1, 3),   # fewest and most in a scene
     scale=(.38, .62), # smallest and largest longer side of an object, as shares of the scene
-) -> tuple:           # n pictures uint8 [size, size], and for each its boxes [m, 4] and labels [m]
-    "Scenes of silhouettes on photographs: dark or light, apart from one another, the contrast of the ground lowered."
+    fills=None,       # photographs [h, w] from which the surfaces are cut; None: an even dark or light tone
+    masks:bool=False, # instance masks too?
+) -> tuple:           # n pictures uint8 [size, size], for each its boxes [m, 4] and labels [m], and with `masks` its instance mask
+    "Scenes of silhouettes on photographs, apart from one another, the contrast of the photographs lowered."
     from PIL import Image
-    rng, pictures, truth = np.random.default_rng(seed), [], []
+    rng, pictures, truth, drawn = np.random.default_rng(seed), [], [], []
     for _ in range(n):
         g = np.asarray(grounds[rng.integers(len(grounds))], dtype=float)
-        r, c = (rng.integers(0, s - size + 1) for s in g.shape)
-        scene = (a := g[r:r + size, c:c + size]).mean() + .6*(a - a.mean())
+        scene, instances = _piece(g, (size, size), rng), np.zeros((size, size), int)
         boxes, labels = [], []
         for _ in range(rng.integers(objects[0], objects[1] + 1)):
             k = int(rng.integers(len(shapes)))
@@ -276,13 +277,21 @@ def compose(
             m = _cut(np.asarray(Image.fromarray(m).resize([max(3, round(s*f)) for s in m.shape[::-1]], Image.Resampling.BICUBIC)))
             if (at := _free(boxes, m.shape, size, rng)) is None: continue
             (t, l), (h, w) = at, m.shape
-            tone = rng.uniform(0, 40) if rng.random() < .5 else rng.uniform(215, 255)
-            scene[t:t+h, l:l+w] += (tone - scene[t:t+h, l:l+w])*m/255
+            if fills is not None: surface = _piece(np.asarray(fills[rng.integers(len(fills))], dtype=float), m.shape, rng)
+            else: surface = rng.uniform(0, 40) if rng.random() < .5 else rng.uniform(215, 255)
+            scene[t:t+h, l:l+w] += (surface - scene[t:t+h, l:l+w])*m/255
+            instances[t:t+h, l:l+w][m > 127] = len(boxes) + 1
             boxes.append([l, t, l + w, t + h])
             labels.append(k)
         pictures.append(scene.clip(0, 255).astype(np.uint8))
         truth.append((np.array(boxes, float).reshape(-1, 4), np.array(labels, int)))
-    return pictures, truth
+        drawn.append(instances)
+    return (pictures, truth, drawn) if masks else (pictures, truth)
+
+def _piece(photo, shape, rng):
+    "A rectangle of a photograph, at .6 of its contrast."
+    r, c = (rng.integers(0, s - n + 1) for s,n in zip(photo.shape, shape))
+    return (a := photo[r:r + shape[0], c:c + shape[1]]).mean() + .6*(a - a.mean())
 
 def _cut(m):
     "A silhouette without its empty margin."
