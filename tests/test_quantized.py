@@ -74,3 +74,21 @@ def test_dequantize_is_the_formula():
     d, q = rng.normal(size=3).astype(np.float16), rng.integers(0, 16, (3, 32))
     raw = b''.join(a.tobytes() + (row[:16] | row[16:] << 4).astype(np.uint8).tobytes() for a,row in zip(d, q))
     np.testing.assert_array_equal(Q.dequantize(raw, 96), (d.astype(np.float32)[:, None]*(q - 8)).ravel())
+
+
+def test_reading_takes_little_more_room_than_what_is_read():
+    import tracemalloc
+    raw = np.zeros(18*100_000, np.uint8).tobytes()
+    tracemalloc.start()
+    try: size, peak = Q.dequantize(raw, 3_200_000).nbytes, tracemalloc.get_traced_memory()[1]
+    finally: tracemalloc.stop()
+    assert peak < 1.6*size
+
+
+def test_the_tokenizer_goes_to_disk_and_back(e5, tmp_path):
+    from transformers import AutoTokenizer
+    tok = e5.tokenizer
+    tok.save_pretrained(tmp_path)
+    back = AutoTokenizer.from_pretrained(tmp_path)
+    for s in ENGINE: assert back(s).input_ids == tok(s).input_ids
+    assert back.pad_token_id == tok.pad_token_id == 1 and back.mask_token_id == tok.mask_token_id == len(tok) - 1 and back.cls_token == tok.bos_token

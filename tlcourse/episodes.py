@@ -55,7 +55,7 @@ def split_classes(
 
 # %% ../nbs/foundations/episodes.ipynb #540ade28
 def _positions(y, groups, ask, show, k, q):
-    "For each group that may be asked: {class: (positions for support, positions for queries)}, of classes that have enough of both."
+    "For each group that may be asked: {class: (positions for support, positions for queries, are these apart?)}, of classes that have enough of both."
     res = {}
     for g in [None] if groups is None else np.unique(groups):
         inside = np.ones(len(y), bool) if g is None else groups == g
@@ -63,7 +63,8 @@ def _positions(y, groups, ask, show, k, q):
         cls = {}
         for c in np.unique(y):
             s, t = np.flatnonzero((y == c) & outside & show), np.flatnonzero((y == c) & inside & ask)
-            if len(s) >= k and len(t) >= q and len(np.union1d(s, t)) >= k + q: cls[c] = (s, t)
+            both = len(np.union1d(s, t))
+            if len(s) >= k and len(t) >= q and both >= k + q: cls[c] = (s, t, both == len(s) + len(t))
         res[g] = cls
     return res
 
@@ -94,17 +95,25 @@ def episodes(
 
 def _drawn(x, pools, n_way, k, q, n, rng):
     "The episodes one after the other."
+    taken = np.zeros(len(x), bool)
+    def without(pool, some):
+        taken[some] = True
+        rest = pool[~taken[pool]]
+        taken[some] = False
+        return rest
     for _ in range(n):
         pool = pools[list(pools)[rng.integers(len(pools))]]
         names = list(pool)
         chosen = [names[i] for i in rng.choice(len(names), n_way, replace=False)]
         support, query = [], []
         for c in chosen:
-            t = rng.choice(pool[c][1], q, replace=False)
-            s = rng.choice(np.setdiff1d(pool[c][0], t), k, replace=False) if len(np.setdiff1d(pool[c][0], t)) >= k else None
-            if s is None: # items that may be both: take the support first
-                s = rng.choice(pool[c][0], k, replace=False)
-                t = rng.choice(np.setdiff1d(pool[c][1], s), q, replace=False)
+            show, ask, apart = pool[c]
+            t = rng.choice(ask, q, replace=False)
+            left = show if apart else without(show, t)
+            if len(left) >= k: s = rng.choice(left, k, replace=False)
+            else: # items that may be both: take the support first
+                s = rng.choice(show, k, replace=False)
+                t = rng.choice(without(ask, s), q, replace=False)
             support.append(s), query.append(t)
         s, t = np.concatenate(support), np.concatenate(query)
         yield Episode(x[s], np.repeat(np.arange(n_way), k), x[t], np.repeat(np.arange(n_way), q), np.array(chosen), s, t)

@@ -426,7 +426,7 @@ def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, com
     if done == n: return old, y
     also = {} if way[1] == 'float32' else dict(seen=old['seen'] if old else seen().numpy())
     if way[0] == 'auto' and (device.type != 'cpu' or precision != torch.float32): way = 'torch', way[1]
-    body = (deepcopy(body) if shared else body).to(memory_format=torch.channels_last)
+    if any(p.ndim == 4 for p in body.parameters()): body = (deepcopy(body) if shared else body).to(memory_format=torch.channels_last)
     workers = 0 if views else dl.fake_l.num_workers
     run = _run(_ready(body, first, fold), batches(order, k, done, n, workers=workers), done, n, bs, compile, progress, isinstance(order, list), dtype, way)
     got = _collect(key, old, n, run, also)

@@ -8,7 +8,6 @@ __all__ = ['FILE', 'QuantizedError', 'dequantize', 'Quantized', 'read', 'bert', 
 # %% ../nbs/foundations/quantized.ipynb #86111597
 import struct
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,28 +22,39 @@ class QuantizedError(TLCourseError, ValueError):
 FILE = 'e5-small-q4.bin' # what the asset calls it
 
 # %% ../nbs/foundations/quantized.ipynb #2c8da090
+_BLOCK, _MANY = np.dtype([('d', '<f2'), ('q', 'u1', 16)]), 1 << 16
+
 def dequantize(
     raw:bytes, # blocks of 18 bytes: a scale, then 16 bytes whose low halves are the first 16 numbers
     n:int,     # weights
 ) -> np.ndarray: # [n] float32
     "The weights that blocks of the scheme Q4_0 stand for."
-    blocks = np.frombuffer(raw, np.dtype([('d', '<f2'), ('q', 'u1', 16)]))
-    q = np.concatenate([blocks['q'] & 15, blocks['q'] >> 4], 1).astype(np.float32) - 8
-    return (q*blocks['d'].astype(np.float32)[:, None]).reshape(-1)[:n]
+    blocks = np.frombuffer(raw, _BLOCK)
+    res = np.empty((len(blocks), 32), np.float32)
+    for i in range(0, len(blocks), _MANY): # in parts, so that nothing on the way is as large as the result
+        b, x = blocks[i:i+_MANY], res[i:i+_MANY]
+        x[:, :16], x[:, 16:] = b['q'] & 15, b['q'] >> 4
+        x -= 8
+        x *= b['d'].astype(np.float32)[:, None]
+    return res.reshape(-1)[:n]
 
 # %% ../nbs/foundations/quantized.ipynb #bc1d6881
 @dataclass
 class Quantized:
     "What is in the file."
     config: dict   # of the network
-    pieces: list   # [(piece, log probability)] of the tokenizer
+    words: tuple   # of the tokenizer's pieces: where each begins and ends, its log probability, the letters of all
     special: dict  # 'bos', 'eos', 'pad', 'unk' -> number of the piece
     tensors: dict  # name -> (type, weights, offset, bytes)
     raw: memoryview
+    @property
+    def pieces(self) -> list: # [(piece, log probability)]
+        ends, scores, letters = self.words
+        return [(letters[i:j].decode(), s) for i,j,s in zip(ends.tolist(), ends[1:].tolist(), scores.tolist())]
     def __getitem__(self, name):
         kind, n, at, size = self.tensors[name]
         raw = self.raw[at:at+size]
-        return dequantize(raw, n) if kind == 1 else np.frombuffer(raw, '<f4')
+        return dequantize(raw, n) if kind == 1 else np.frombuffer(raw, '<f4').copy()
 
 # %% ../nbs/foundations/quantized.ipynb #ac2ea236
 class _Cursor:
@@ -60,27 +70,23 @@ def _parse(raw):
     names = ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size', 'vocab_size', 'max_position_embeddings', 'type_vocab_size')
     n, *special = c.read('5i')
     length, = c.read('Q')
-    ends, scores, blob = c.array('<u4', n + 1), c.array('<f4', n), bytes(c.take(length))
-    pieces = [(blob[i:j].decode(), float(s)) for i,j,s in zip(ends, ends[1:], scores)]
+    words = c.array('<u4', n + 1), c.array('<f4', n), bytes(c.take(length))
     _, size = c.read('iI')
     c.take(size) # how characters are normalized: NFKC, and control characters dropped
     tensors = {}
     for _ in range(*c.read('i')):
         name = bytes(c.take(*c.read('H'))).decode()
         tensors[name] = c.read('BIQQ')
-    return Quantized(dict(zip(names, sizes)) | dict(layer_norm_eps=eps), pieces, dict(zip(('bos', 'eos', 'pad', 'unk'), special)), tensors, raw)
+    return Quantized(dict(zip(names, sizes)) | dict(layer_norm_eps=eps), words, dict(zip(('bos', 'eos', 'pad', 'unk'), special)), tensors, raw)
 
 # %% ../nbs/foundations/quantized.ipynb #e7befed6
-@lru_cache(maxsize=1)
-def _read(path, stamp): return _parse(memoryview(path.read_bytes()))
-
 def read(
     path:str|Path, # the file, or the folder that holds it
 ) -> Quantized:
     "The file in parts. Raises `QuantizedError`."
     path = Path(path)
     if path.is_dir(): path = path/FILE
-    try: return _read(path, path.stat().st_mtime_ns)
+    try: return _parse(memoryview(path.read_bytes()))
     except OSError: raise QuantizedError(f'{path}: there is no such file; run `tlcourse fetch e5`.') from None
     except (ValueError, struct.error) as e: raise QuantizedError(f'{path} is damaged or of another kind ({e}); run `tlcourse fetch e5` again.') from None
 
@@ -103,11 +109,13 @@ def bert(
     "The network in the file, as one of Transformers'."
     from transformers import BertConfig, BertModel
     q = read(path)
-    model = BertModel(BertConfig(**q.config | dict(pad_token_id=q.special['pad']) | config), add_pooling_layer=False)
-    if pretrained:
-        shapes = {k: o.shape for k,o in model.state_dict().items()}
-        state = {k: torch.from_numpy(q[name].copy()).view(shapes[k]) for name in q.tensors for k in [_key(name)]}
-        model.load_state_dict(state)
+    config = BertConfig(**q.config | dict(pad_token_id=q.special['pad']) | config)
+    if not pretrained: return BertModel(config, add_pooling_layer=False).eval()
+    with torch.device('meta'): model = BertModel(config, add_pooling_layer=False) # without numbers: those of the file take their place
+    shapes, n = {k: o.shape for k,o in model.state_dict().items()}, config.max_position_embeddings
+    model.load_state_dict({k: torch.from_numpy(q[name]).view(shapes[k]) for name in q.tensors for k in [_key(name)]}, assign=True)
+    e = model.embeddings
+    e.position_ids, e.token_type_ids = torch.arange(n)[None], torch.zeros(1, n, dtype=torch.long)
     return model.eval()
 
 # %% ../nbs/foundations/quantized.ipynb #db3c8885
@@ -118,17 +126,20 @@ def tokenizer(
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
     q = read(path)
-    name = {k: q.pieces[i][0] for k,i in q.special.items()} | dict(mask=q.pieces[-1][0])
-    tok = Tokenizer(models.Unigram(q.pieces, unk_id=q.special['unk'], byte_fallback=False))
-    tok.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(' {2,}'), ' ')])
-    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    prefix = tok.encode('query:')
+    pieces, frame = q.pieces, Tokenizer(models.BPE())
+    name = {k: pieces[i][0] for k,i in q.special.items()} | dict(mask=pieces[-1][0])
+    tok = PreTrainedTokenizerFast(tokenizer_object=frame, model_max_length=q.config['max_position_embeddings'])
+    back = tok.backend_tokenizer # a copy of `frame`: what takes room, the pieces, comes after the copy has been made
+    back.model = models.Unigram(pieces, unk_id=q.special['unk'], byte_fallback=False)
+    back.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(' {2,}'), ' ')])
+    back.pre_tokenizer, back.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    prefix = back.encode('query:', add_special_tokens=False)
     around = dict(query=(prefix.ids, prefix.tokens)) | {k: ([q.special[k]], [name[k]]) for k in ('bos', 'eos')}
-    tok.post_processor = processors.TemplateProcessing(single=['bos', 'query', '$A', 'eos'], special_tokens=[
+    back.post_processor = processors.TemplateProcessing(single=['bos', 'query', '$A', 'eos'], special_tokens=[
         dict(id=k, ids=ids, tokens=words) for k,(ids,words) in around.items()])
-    tok.add_special_tokens([AddedToken(o, normalized=False, special=True) for o in name.values()])
-    return PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=q.config['max_position_embeddings'], cls_token=name['bos'], sep_token=name['eos'],
-                                   bos_token=name['bos'], eos_token=name['eos'], pad_token=name['pad'], unk_token=name['unk'], mask_token=name['mask'])
+    names = {f'{k}_token': AddedToken(o, normalized=False, special=True) for k,o in name.items()}
+    tok.add_special_tokens(names | dict(cls_token=names['bos_token'], sep_token=names['eos_token']))
+    return tok
 
 # %% ../nbs/foundations/quantized.ipynb #95a037b5
 document(globals())
