@@ -69,10 +69,10 @@ clean:
 
 .venv/.lab: .venv/.course
 	@echo 'Installing what the lessons on text and speech and the export need'
-	@$(UV) -e '.[text,speech,deploy,fairness]'
+	@$(UV) -e '.[text,speech,deploy,fairness,medical]'
 	@touch $@
 
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
-	@$(UV) -e '.[dev,text,speech,deploy,fairness,site]'
+	@$(UV) -e '.[dev,text,speech,deploy,fairness,medical,site]'
 	@touch $@

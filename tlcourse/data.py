@@ -27,6 +27,7 @@ from .assets import fetch, find
 from .backbones import input_config
 from .loaders import (DataError, Keep, Label, class_weight, classes, column, dataloaders, find as find_files, frame, given, group_of, layout,
                               online_folder, partition, source_key, split, split_column, strata, target, target_tfms)
+from .dicom import is_dicom, window_of
 from .pictures import READABLE, UNREADABLE, peek, read as _read, top_of, why
 
 _all_ = ['DataError', 'Label', 'class_weight', 'split']
@@ -386,12 +387,19 @@ def _check(items, pixels):
 
 # %% ../nbs/foundations/data.ipynb #9b72ffaf
 def _depths(items):
-    "The least and the largest value of each that has more than 8 bits, and those with several pages."
+    "The least and the largest value of each that has more than 8 bits, those with several pages, and how each DICOM file wants to be shown."
     def look(o):
-        try: return peek(o.source)
-        except Exception: return None, 1 # `_check` says what is wrong with it
+        try: return *peek(o.source), window_of(o.source) if is_dicom(o.source) else None
+        except Exception: return None, 1, None # `_check` says what is wrong with it
     found = _in_threads(look, items, 'looking at their range')
-    return [r for r,_ in found if r], [o for o,(_,n) in zip(items, found) if n > 1]
+    return [r for r,_,_ in found if r], [o for o,(_,n,_) in zip(items, found) if n > 1], [w for *_,w in found if w]
+
+def _own_windows(windows, deep, where):
+    "Refuse or warn where DICOM files are shown each in its own way."
+    if windows and deep: raise DataError(f'{where}: {len(windows)} of its DICOM files say how they are to be shown and {len(deep)} do not; say which values are black and white in all with window=(low, high).')
+    if len(n := set(windows)) > 1:
+        warnings.warn(f'{where}: its DICOM files have {len(n)} windows of their own, so that equal values look different; '
+                      'if values mean something, as in CT, give one window=(low, high) for all.', stacklevel=4)
 
 def _top(deep, where):
     "The value that is white in pictures of more than 8 bits, from the largest that occurs; None for all of 16 bits."
@@ -443,7 +451,8 @@ def _usable(items, parts, classes, pixels, bad, need, where, short):
 def _own(items, parts, what, vocab, where, short, groups, valid, test, n_train, n_valid, seed, bad, size, backbone, top, window, item_tfms, **loader):
     "`DataLoaders` of your own pictures: looked at, opened, split."
     kept = [items[i] for at in parts.values() for i in at]
-    deep, pages = _depths(kept)
+    deep, pages, windows = _depths(kept)
+    if window is None: _own_windows(windows, deep, where)
     if deep and top is None and window is None: top = _top(deep, where)
     if pages: warnings.warn(f'{where}: {len(pages)} of its files {"has" if len(pages) == 1 else "have"} several pages, of which the first is taken: '
                             f'{", ".join(short(o.id) for o in pages[:3])}{", ..."*(len(pages) > 3)}.', stacklevel=3)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from . import dicom
 from .core import TLCourseError, document, first_line
 
 # %% ../nbs/foundations/pictures.ipynb #f3ba8c24
@@ -20,7 +21,7 @@ class PictureError(TLCourseError, ValueError):
 
 Image.init() # registers TIFF and WebP too
 FORMATS = 'JPEG PNG GIF BMP TIFF WEBP PPM'.split() # that are read; no others are even tried
-READABLE = set('.jpg .jpeg .jpe .jfif .png .apng .gif .bmp .tif .tiff .webp .ppm .pgm .pbm .pnm'.split()) # how their files end
+READABLE = dicom.SUFFIXES | set('.jpg .jpeg .jpe .jfif .png .apng .gif .bmp .tif .tiff .webp .ppm .pgm .pbm .pnm'.split()) # how their files end; DICOM with the extra `medical`
 UNREADABLE = ({k for k,v in mimetypes.types_map.items() if v.startswith('image/')}
               | {'.heic', '.heif', '.avif', '.jxl', '.svg', '.psd', '.eps', '.raw', '.dng', '.cr2', '.nef', '.arw'}) - READABLE # pictures, but not for us
 
@@ -55,16 +56,28 @@ def _opened(source):
     "A PIL image that is not decoded yet."
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
 
+def _scan(source, top, window):
+    "A DICOM file as 8 bits: by the window that is given, else by its own, else by the range of its kind."
+    s = dicom.load(source)
+    if s.shown is not None and (window is None or not s.deep): a = np.nan_to_num(s.shown*255).astype(np.uint8)
+    elif not s.deep: a = np.nan_to_num(s.values*255/(2**s.bits - 1)).clip(0, 255).astype(np.uint8)
+    else:
+        known = s.values[~np.isnan(s.values)]
+        whole = not (known % 1).any() and known.max() < 2**31
+        a = np.asarray(_deep(Image.fromarray(np.nan_to_num(s.values, nan=known.min()).astype(np.int32 if whole else np.float32)), top, window))
+    return Image.fromarray(np.where(np.isnan(s.values), 0, 255 - a if s.inverse else a).astype(np.uint8))
+
 def read(
     source,             # a path, bytes, an array [h, w] or [h, w, 3], or a PIL image
     size:int=None,      # lets a JPEG be decoded smaller, but not below so many pixels
     top:int=None, window:tuple=None, # as for `upright`
 ) -> Image.Image:       # mode L or RGB; of several pages the first
-    "A picture, upright and in 8 bits. Raises `PictureError`, or what PIL raises: `why` makes words of it."
+    "A picture, upright and in 8 bits. Raises `PictureError`, `DicomError`, or what PIL raises: `why` makes words of it."
     if isinstance(source, np.ndarray):
         try: source = Image.fromarray(source)
         except TypeError: raise PictureError(f'an array of {source.dtype} {list(source.shape)} is no picture; give uint8 [h, w] or [h, w, 3]') from None
     if isinstance(source, Image.Image): return upright(source, top, window)
+    if dicom.is_dicom(source): return _scan(source, top, window)
     with _opened(source) as im:
         if size: im.draft(None, (size, size))
         return upright(im, top, window)
@@ -72,7 +85,10 @@ def read(
 def peek(
     source,              # as for `read`
 ) -> tuple:              # least and largest value of a picture of more than 8 bits, else None; number of pages of a TIFF
-    "What decides how a picture is to be read, before it is read."
+    "What decides how a picture is to be read, before it is read. A DICOM file with a window of its own has none to be decided."
+    if dicom.is_dicom(source):
+        s = dicom.load(source)
+        return None if s.shown is not None or not s.deep else (float(np.nanmin(s.values)), float(np.nanmax(s.values))), 1
     if not isinstance(source, (np.ndarray, Image.Image)):
         with _opened(source) as im: return peek(im)
     im = Image.fromarray(source) if isinstance(source, np.ndarray) else source
