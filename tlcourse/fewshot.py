@@ -7,7 +7,7 @@ __all__ = ['unit', 'Prototypes', 'Whiten', 'refine', 'choose', 'embed', 'zero_sh
            'split_classes']
 
 # %% ../nbs/lessons/15_few_labels.ipynb #410bc5b6
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pandas as pd
@@ -135,18 +135,19 @@ def _listed(classes):
     return {k: [v] if isinstance(v, str) else list(v) for k,v in classes.items()}
 
 def zero_shot(
-    x,                   # texts, or their embeddings [n, d]
+    x,                   # texts (or pictures, where `encoder` reads them), or their embeddings [n, d]
     classes,             # names, or {name: a description, or several in a list}
     prompt:str='{}',     # what is made of each description
-    encoder='minilm',
+    encoder='minilm',    # as for `embed`; or what makes vectors of a list: `towers.towers()` is a CLIP
     prior=None,          # texts or embeddings without labels; their mean similarity is subtracted
 ) -> pd.DataFrame:       # the similarity to each class, one column a class
     "Items by the names of classes alone; `.idxmax(axis=1)` are the classes."
     said = _listed(classes)
     if len(said) < 2 or '{}' not in prompt or not all(said.values()):
         raise FewShotError('zero_shot needs two classes or more, words for each, and a prompt with {} in it.')
-    def of(o): return unit(np.asarray(o, float)) if hasattr(o, 'shape') else embed(list(o), encoder)
-    z = embed([prompt.format(o) for v in said.values() for o in v], encoder)
+    read = encoder if callable(encoder) else partial(embed, encoder=encoder)
+    def of(o): return unit(np.asarray(o if hasattr(o, 'shape') else read(list(o)), float))
+    z = read([prompt.format(o) for v in said.values() for o in v])
     ends = np.cumsum([len(v) for v in said.values()])[:-1]
     w = unit(np.stack([o.mean(0) for o in np.split(z, ends)]))
     s = of(x) @ w.T

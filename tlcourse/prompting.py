@@ -39,7 +39,7 @@ def continuations(
         some = order[at:at+bs]
         x = pad_sequence([torch.tensor(rows[i][0] + rows[i][1]) for i in some], True, tok.pad_token_id).to(lm.device)
         k = min(len(rows[i][0]) for i in some) - 1 # what comes before is no label; what fills up stands to the right, where nobody looks
-        ahead = lm.eval()(x).logits[:, k:-1].float().log_softmax(-1).gather(-1, x[:, k+1:, None])[..., 0]
+        ahead = lm.eval()(x, attention_mask=torch.ones_like(x)).logits[:, k:-1].float().log_softmax(-1).gather(-1, x[:, k+1:, None])[..., 0]
         for row,i in zip(ahead, some): res[i] = row[len(rows[i][0]) - 1 - k:][:len(rows[i][1])].sum()
     return res.reshape(len(prompts), len(labels))
 
