@@ -349,7 +349,7 @@ small_vit = dict(embed_dim=64, depth=3, num_heads=2)
 archs = {'tf_efficientnet_lite0': {}, 'efficientnet_b0': {}, 'resnet34': {}, 'resnet18d': {}, 'convnext_atto': {}, 'regnety_002': {},
          'densenet121': dict(block_config=(1, 1, 1, 1)), 'swin_tiny_patch4_window7_224': dict(embed_dim=24, depths=(1, 1, 2, 1)),
          'vit_tiny_patch16_224': small_vit, 'vit_base_patch16_clip_224': small_vit, 'vit_small_patch14_reg4_dinov2': dict(small_vit, img_size=98),
-         'vit_relpos_small_patch16_224': None}  # what is no plain sequence is refused
+         'vgg11_bn': dict(mlp_ratio=.02), 'vgg13': dict(mlp_ratio=.02), 'inception_v3': {}, 'vit_relpos_small_patch16_224': None}  # what is no plain sequence is refused
 
 @pytest.mark.parametrize('arch', archs)
 def test_groups(arch):
@@ -373,6 +373,16 @@ def test_groups(arch):
     spans = [sorted({place[name[id(p)]] for p in g.parameters()}) for g in gs]
     assert all(a[-1] <= b[0] for a,b in zip(spans, spans[1:])), spans
 
+def test_groups_of_a_vgg_are_its_stages():
+    "Between two halvings of the map; then the wide layers, apart from the convolutions; then the classifier."
+    m = timm.create_model('vgg16', num_classes=7, mlp_ratio=.02)
+    gs = B.groups(m)
+    assert [sum(isinstance(o, nn.Conv2d) for o in g.modules()) for g in gs] == [2, 2, 3, 3, 3, 2, 0] and gs[-1] is m.head.fc
+    assert sum(isinstance(o, nn.MaxPool2d) for g in gs for o in g.modules()) == 5
+
+def test_groups_of_two_answers_are_refused():
+    fails(lambda: B.groups(timm.create_model('inception_v3', aux_logits=True)), 'InceptionV3', 'aux_logits=False')
+
 def test_groups_of_a_new_head_and_dropout():
     import timm
     m = timm.create_model('tf_efficientnet_lite0', drop_rate=.5).eval()
@@ -386,7 +396,7 @@ def test_groups_of_a_new_head_and_dropout():
     m.reset_classifier(3)
     assert B.groups(m)[-1].out_features == 3 and len(B.groups(m)) == 9
 
-@pytest.mark.parametrize('arch', ['tf_efficientnet_lite0', 'efficientnet_b0', 'resnet34', 'resnet18d', 'regnety_002', 'densenet121'])
+@pytest.mark.parametrize('arch', ['tf_efficientnet_lite0', 'efficientnet_b0', 'resnet34', 'resnet18d', 'regnety_002', 'densenet121', 'vgg11_bn', 'inception_v3'])
 def test_groups_keep_a_batchnorm_that_is_frozen(arch): # it has no parameters
     torch.manual_seed(0)
     m, x = timm.create_model(arch, num_classes=7, **archs[arch]), wave(96)
@@ -417,7 +427,8 @@ def tiny(arch, **kw):
     for p in m.parameters(): p.data += .01*torch.randn_like(p)
     return m, wave((archs[arch] or {}).get('img_size') or (224 if m.pretrained_cfg['fixed_input_size'] else 64))
 
-own = ['tf_efficientnet_lite0', 'resnet18d', 'convnext_atto', 'densenet121', 'swin_tiny_patch4_window7_224', 'vit_tiny_patch16_224', 'vit_base_patch16_clip_224']
+own = ['tf_efficientnet_lite0', 'resnet18d', 'convnext_atto', 'densenet121', 'swin_tiny_patch4_window7_224', 'vit_tiny_patch16_224', 'vit_base_patch16_clip_224',
+       'vgg11_bn']
 
 def _pickled(o): return pickle.loads(pickle.dumps(o))
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from tlcourse import TLCourseError
 from tlcourse.backbones import input_config, load
-from tlcourse.candidates import cost, fitted, look, pairs, taus
+from tlcourse.candidates import by_group, cost, fitted, look, pairs, taus
 from tlcourse.data import images
 from tlcourse.features import Features, extract
 from tlcourse.scores import ScoreError, chance, ridge, spectrum, targets
@@ -98,6 +98,7 @@ def test_each_encoder_reads_its_own_tokens(tmp_path):
 @pytest.mark.parametrize('models, says', [
     ({}, 'no models'), ({'a': Features(np.eye(4))}, 'no labels'), (['efficientnet_lite0'], 'need DataLoaders'), (dict(a=Net()), 'need DataLoaders'),
     ({'a': Features(np.eye(4), np.arange(4) % 2), 'b': Features(np.eye(4), np.arange(4) // 2)}, 'not those of the others'),
+    ({'a': Features(np.eye(4), np.arange(4) % 2, list('ab')), 'b': Features(np.eye(4), np.arange(4) % 2, list('ac'))}, 'classes are not those'),
     ({'a': Features(np.eye(4), np.arange(4) % 2, list('abcde'))}, '4 items of 5 classes'), ({'a': Features(np.eye(4), np.arange(4))}, 'leave nothing to compare'),
     ({'a': Features(np.full((4, 2), np.nan), np.arange(4) % 2)}, 'not finite'), ({'a': Features(np.zeros((0, 2)), np.zeros(0, int))}, ''),
     ({'a': Features(np.eye(4), np.zeros(4, int))}, 'of one class'), ({'a': Features(np.eye(4), np.eye(4)[:, :2])}, 'one class an item')])
@@ -142,12 +143,31 @@ def test_spectrum_leaves_out_what_is_zero():
 
 # The map and the table
 
-@pytest.mark.parametrize('name', ['vgg16_bn', 'resnet18', 'vit_tiny_patch16_224'])
+@pytest.mark.parametrize('name', ['mobilenetv3_small_050', 'resnet18', 'vit_tiny_patch16_224'])
 def test_cost_is_that_of_the_built_network(name):
     import timm
     c, m = cost(name), timm.create_model(name)
     assert c['parameters (M)'] == round(sum(p.numel() for p in m.parameters())/1e6, 1) and c['features'] == m.num_features
     assert c['groups'] == len({v for v in timm.models.group_parameters(m, m.group_matcher(coarse=True), reverse=True).values()})
+
+
+@pytest.mark.parametrize('name', ['vgg16_bn', 'inception_v3', 'resnet18', 'tf_efficientnet_lite0', 'vit_tiny_patch16_224', 'convnext_atto'])
+def test_groups_add_up_to_the_whole(name):
+    c, g = cost(name), by_group(name)
+    assert len(g) == c['groups'] and abs(g['parameters (M)'].sum() - c['parameters (M)']) < .06 and abs(g['GFLOPs'].sum() - c['GFLOPs']) < .006
+    assert g['hands on'].iloc[-1] == '1000' and g['hands on'].iloc[-2].isdigit()
+
+
+def test_weights_of_a_vgg_by_hand():
+    "Simonyan and Zisserman: 13 convolutions of 3x3, then 25,088 to 4,096 to 4,096 to 1,000."
+    g = by_group('vgg16')
+    wide = (25_088*4_096 + 4_096 + 4_096**2 + 4_096)/1e6
+    assert g.layers.tolist() == [2, 2, 3, 3, 3, 2, 1] and abs(g['parameters (M)'].iloc[5] - wide) < 1e-6 and abs(g['parameters (M)'].sum() - 138.357544) < 1e-6
+    assert g['hands on'].tolist()[:5] == ['64×112×112', '128×56×56', '256×28×28', '512×14×14', '512×7×7']
+
+
+def test_what_cannot_be_cut_is_one_line():
+    with pytest.raises(TLCourseError, match='no plain sequence'): by_group('mobilenetv3_small_050')
 
 
 def test_flops_by_hand():
@@ -168,3 +188,35 @@ def test_stored_pairs_are_whole():
     assert (t.groupby(['target', 'n']).body.nunique() == 6).all() and set(t.n) == {50, 100, 300}
     for k in ('probe', 'accuracy', 'pixels'): assert t[k].between(0, 1).all()
     assert (t.leep.dropna() <= 0).all() and t.leep.isna().equals(t.body == 'craft') and t.tuned.notna().any()
+
+
+# Spectra, drawn
+
+def test_curves_are_drawn_to_scale():
+    from tlcourse.spectra import drawn
+    x = RNG.normal(size=(6, 90)).cumsum(1)
+    im = drawn(x, 90)
+    height = (x - x.min())/np.ptp(x)*90
+    assert im.dtype == np.uint8 and im.shape == (6, 90, 90) and np.allclose(im.sum(1)/255, height, atol=.3)
+    assert (np.diff(im.astype(int), axis=1) >= 0).all(), 'filled from below'
+    assert np.array_equal(drawn(7*x - 3, 90), im), 'the scale is that of all curves'
+    assert drawn(np.ones((2, 5)), 8).max() == 0, 'nothing to tell apart'
+
+
+@pytest.mark.parametrize('x, px, says', [(np.eye(3)[None], 64, '[1, 3, 3]'), (np.zeros((0, 4)), 64, '[0, 4]'), ([[1., np.inf]], 64, 'not finite'), (np.eye(3), 4, 'px=4')])
+def test_what_cannot_be_drawn_is_one_line(x, px, says):
+    from tlcourse.spectra import SpectrumError, drawn
+    with pytest.raises(SpectrumError) as e: drawn(x, px)
+    assert says in str(e.value) and '\n' not in str(e.value) and isinstance(e.value, (TLCourseError, ValueError))
+
+
+def test_spectra_are_whole():
+    from tlcourse import assets
+    from tlcourse.spectra import spectra
+    try: assets.fetch('spectra', progress=False)
+    except assets.AssetError as e: pytest.skip(str(e))
+    df = spectra()
+    x = df.drop(columns='label')
+    assert x.shape == (731, 234) and df.label.nunique() == 4 and np.isfinite(x.to_numpy()).all() and (np.diff(x.columns) > 0).all()
+    df['label'] = ''
+    assert spectra().label.nunique() == 4  # a copy was changed

@@ -328,6 +328,17 @@ def test_the_gap_against_statistics_by_hand():
     assert batchnorm_gap(net, 2*x + 1) == pytest.approx(np.sort(want)[1], rel=1e-4) # torch's median is the lower of two
     assert np.isnan(batchnorm_gap(torch.nn.Conv2d(3, 4, 3), x))
 
+def test_how_far_pictures_are_is_between_photos_and_noise():
+    import torch
+    from tlcourse.backbones import load, preprocess
+    from tlcourse.quality import unlike_photos
+    data, net, rng = pytest.importorskip('skimage.data'), load('efficientnet_lite0'), np.random.default_rng(5)
+    def batch(ims): return torch.stack([preprocess(net)(Image.fromarray(o)) for o in ims])
+    photos = [im[a:a+200, b:b+200] for im in (data.chelsea(), data.astronaut(), data.rocket()) for a in (0, 90) for b in (0, 120, 240)]
+    noise = [rng.integers(0, 256, (224, 224, 3), dtype=np.uint8) for _ in range(20)]
+    (a, *_), (b, gap, near, noisy) = (unlike_photos(net, batch(o)) for o in (photos, noise))
+    assert -.2 < a < .35 and abs(b - 1) < .1 and near < noisy and b == (gap - near)/(noisy - near)
+
 def test_how_far_known_data_lies():
     "Photos, silhouettes, noise; English, another language, letters; speech, a tone."
     pytest.importorskip('transformers')

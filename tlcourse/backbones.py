@@ -11,7 +11,7 @@ import copy, json, re, time, warnings
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import pandas as pd
@@ -304,8 +304,8 @@ class Part(nn.Module):
         return m.norm_pre(m.patch_drop(m._pos_embed(m.patch_embed(x)))) if self.step == 'tokens' else m.forward_head(x, pre_logits=True)
 
 # %% ../nbs/foundations/backbones.ipynb #300f054a
-_sequential = 'EfficientNet ResNet ConvNeXt RegNet DenseNet SwinTransformer VisionTransformer'.split() # architectures that pass x from child to child
-_pooling = 'global_pool', 'attn_pool', 'fc_norm', 'head_drop' # layers that `forward_head` uses
+_sequential = 'EfficientNet ResNet ConvNeXt RegNet DenseNet SwinTransformer VisionTransformer VGG InceptionV3'.split() # architectures that pass x from child to child
+_pooling = 'global_pool', 'attn_pool', 'fc_norm', 'head_drop', 'pre_logits' # layers that `forward_head` uses
 
 def _one(modules, join): return modules[0] if len(modules) == 1 else join(*modules)
 
@@ -317,12 +317,20 @@ def _pool(model, last, head):
     return Part(_view(model, kept), 'pool')
 
 # %% ../nbs/foundations/backbones.ipynb #b7d4e0a1
+def _places(model):
+    "The place of each parameter, by its name: timm's, but of a VGG its stages, where timm counts each layer."
+    if type(model).__name__ != 'VGG': return group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    stage = [*accumulate(isinstance(o, nn.MaxPool2d) for o in model.features)]
+    def place(part, i): return stage[int(i)] if part == 'features' else stage[-1] + (part == 'head')
+    return {k: place(*k.split('.')[:2]) for k,_ in model.named_parameters()}
+
 def _timm_groups(model):
     "Modules from input to classifier, one for each place in timm's `group_matcher`."
     if type(model).__name__ not in _sequential:
         raise BackboneError(f"{type(model).__name__}: its layers are no plain sequence that `groups` knows; it knows {', '.join(_sequential)}, "
                             "any nn.Sequential, and Transformers encoders.")
-    place, head = group_parameters(model, model.group_matcher(coarse=True), reverse=True), model.get_classifier()
+    if getattr(model, 'aux_logits', False): raise BackboneError(f'{type(model).__name__}: it gives two answers; make it with aux_logits=False.')
+    place, head, own = _places(model), model.get_classifier(), {id(o) for o in model.children()}
     def walk(m, name=''):
         places = {place[k] for k,_ in m.named_parameters(name)}
         if len(places) < 2: return [(max(places, default=None), m)]
@@ -333,9 +341,10 @@ def _timm_groups(model):
         layers = [(0, Part(_view(model, stem, parameters=True), 'tokens'))] + [(i, o) for i,o in layers if not any(o is s for s in stem.values())]
     last = max(i for i,(_,o) in enumerate(layers) if any(m is head for m in o.modules()))  # holds the classifier
     body = layers[:last]
-    while not list(body[-1][1].state_dict()): body.pop()  # pooling and dropout before the classifier are forward_head's; a frozen BatchNorm is not
+    while id(body[-1][1]) in own and not list(body[-1][1].state_dict()): body.pop() # pooling and dropout are forward_head's; a frozen BatchNorm is not
     for i,(p,o) in enumerate(body): body[i] = (body[i-1][0] if p is None else p, o)
-    body.append((body[-1][0], _pool(model, layers[last][1], head)))
+    between = [i for k,i in place.items() if k.startswith('pre_logits.')] # of a VGG, more weights than all convolutions
+    body.append((max(between, default=body[-1][0]), _pool(model, layers[last][1], head)))
     return [_one([o for _,o in g], nn.Sequential) for _,g in groupby(body, lambda o: o[0])] + [head]
 
 # %% ../nbs/foundations/backbones.ipynb #bc5d6831
@@ -357,7 +366,8 @@ def groups(
     """The layer groups of a model, input to head; each parameter is in exactly one.
 
     For timm models and `nn.Sequential`, `nn.Sequential(*groups(m))(x)` equals `m(x)`; a model around an `nn.ModuleList` is only partitioned.
-    Raises `BackboneError` for a model whose layers are no such sequence. Same groups as timm's coarse `group_matcher`."""
+    Raises `BackboneError` for a model whose layers are no such sequence. Same groups as timm's coarse `group_matcher`;
+    of a VGG its stages, and what lies between them and the classifier."""
     model = unwrap(model)
     if isinstance(model, nn.Sequential): gs = list(model)
     elif hasattr(model, 'group_matcher'): gs = _timm_groups(model)

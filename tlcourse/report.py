@@ -21,7 +21,7 @@ from .deploy import save, wilson
 from .features import contents, extract
 from .page import Report, html, picture_card, sound_card, text_card
 from .plots import confusion
-from .quality import batchnorm_gap, nobody_speaks, pieces_per_word, predictable, twins, wrong_labels
+from .quality import nobody_speaks, pieces_per_word, predictable, twins, unlike_photos, wrong_labels
 from .sources import BODIES, ReportError, body, grouped, kind_of, read_source, there
 from .verdict import LEVEL, cheaper, difference, sentences
 
@@ -131,18 +131,10 @@ def _per_step(w, net, n=8):
 
 # %% ../nbs/foundations/report.ipynb #29dd7faa
 def _far_pictures(w, net):
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-    from tlcourse.backbones import input_config
     import torch
-    rng, cfg = np.random.default_rng(0), input_config(BODIES['pictures'][0])
     x = w.batch(np.linspace(0, len(w.items) - 1, min(32, len(w.items))).astype(int))
-    photos = [o[a:a+300, b:b+300] for o in load_sample_images().images for a in (0, 120) for b in (0, 110, 220, 330)]
-    mean, std = (torch.tensor(cfg[k])[:, None, None] for k in ('mean', 'std'))
-    def tensor(ims): return torch.stack([(torch.from_numpy(np.array(Image.fromarray(o).resize(x.shape[:1:-1]))).permute(2, 0, 1)/255 - mean)/std for o in ims])
-    noise = [rng.integers(0, 256, (*x.shape[2:], 3), dtype=np.uint8) for _ in range(8)]
-    gap, near, noisy = (batchnorm_gap(net, o) for o in (x.as_subclass(torch.Tensor), tensor(photos), tensor(noise)))
-    return (gap - near)/(noisy - near), f'their channels are {gap:.2f} standard deviations from those of its training, photos {near:.2f}, noise {noisy:.2f}'
+    far, gap, near, noisy = unlike_photos(net, x.as_subclass(torch.Tensor))
+    return far, f'their channels are {gap:.2f} standard deviations from those of its training, photos {near:.2f}, noise {noisy:.2f}'
 
 def _far_texts(w, net):
     v = pieces_per_word([o.text for o in w.items[::max(1, len(w.items)//200)]], net.tokenizer)
