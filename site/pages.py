@@ -7,6 +7,7 @@
 import ast, configparser, json, re, shutil, sys, time
 from pathlib import Path
 
+from tlcourse.classroom import syllabus
 from tlcourse.core import read_cells
 from tlcourse.editions import learning_minutes, student
 
@@ -175,6 +176,7 @@ def write(root: Path, folder: Path):
     (folder/'recipes.md').write_text(text, encoding='utf-8')
     text = '# Findings\n\nSurprises of real libraries, tools and formats, each with a script in the repository that shows it without tlcourse.\n\n'
     (folder/'findings.md').write_text(text + '\n'.join(finding(p) for p in sorted((root/'findings').glob('*.sh'))), encoding='utf-8')
+    (folder/'syllabus.md').write_text(syllabus(), encoding='utf-8')
     shutil.copy(root/'benchmarks'/'results.md', folder/'benchmarks.md')
     shutil.copy(root/'CONTRIBUTING.md', folder/'contributing.md')
     shutil.copy(root/'site'/'glossary.md', folder/'glossary.md')
@@ -190,7 +192,7 @@ def write(root: Path, folder: Path):
     shutil.copy(nbs/'result.png', folder/'result.png')
     entry = lambda part, p: f'{p.stem[:2]} {titles[p.stem]} <{part}/{p.stem}>' if part == 'lessons' else f'{part}/{p.stem}'
     nav = [toc(part.title(), [entry(part, p) for p in paths]) for part, paths in books.items() if paths]
-    nav.insert(-1, toc('To take home', ['recipes', 'glossary', 'api/index', 'benchmarks', 'findings', 'contributing']))
+    nav.insert(-1, toc('To take home', ['recipes', 'glossary', 'syllabus', 'api/index', 'benchmarks', 'findings', 'contributing']))
     (folder/'index.md').write_text('\n\n'.join(body + nav), encoding='utf-8')
 
 

@@ -1,5 +1,5 @@
 "Faults of tlcourse.checks: every state, whose error it is, what is kept and what is not, and what a saved notebook holds."
-import functools, json, subprocess, sys
+import functools, json, re, subprocess, sys
 from importlib.util import find_spec
 
 import nbformat
@@ -301,7 +301,7 @@ def test_quiz_answers_are_recorded_at_their_best():
     q = quiz('07', questions())
     a, b = q.questions
     r = q.answer(1, letter(a, 'other'))
-    def kept(): return {k: v for k,v in progress('07')['07.quiz'].items() if k != 'chosen'}
+    def kept(): return {k: v for k,v in progress('07')['07.quiz'].items() if k not in ('chosen', 'at')}
     assert (r.state, r.message) == ('incorrect', 'No, not other.') and kept() == dict(right=0, of=2)
     assert q.answer(1, letter(a, 'this & that')) and q.answer(2, letter(b, 'yes')) and q.score == '2 of 2 right'
     q.answer(2, letter(b, 'no'))
@@ -342,12 +342,40 @@ def test_widget():
 
 # Progress
 
+def done(*lesson):
+    "Progress without the times."
+    return {k: {i: o for i,o in v.items() if i != 'at'} for k,v in progress(*lesson).items()}
+
+
+def test_hints_and_solution_are_counted(path):
+    ex = exercise(hints=['a', 'b'])
+    ex.hint(), ex.hint(), ex.hint()
+    assert done() == {'07.3': dict(state='not attempted', tries=0, hints=2)}
+    ex.check(5), ex.solution(), ex.check(lambda x: 2*x), ex.source
+    assert done() == {'07.3': dict(state='correct', tries=2, hints=2, solution=1)}
+    assert re.fullmatch(r'\d{4}-\d\d-\d\dT\d\d:\d\d', progress()['07.3']['at'])
+
+
+def test_the_solution_comes_after_a_try(path, monkeypatch):
+    monkeypatch.setattr(checks, 'live', lambda: True)
+    ex = exercise()
+    assert 'Try it first' in repr(ex.solution()) and progress() == {}
+    ex.check(5)
+    assert '2*x' in repr(ex.solution()) and '2*x' in repr(exercise().solution())  # also in a new kernel
+
+
+def test_a_newer_file_is_read(path):
+    path.parent.mkdir()
+    path.write_text('{"version": 1, "items": {"07.3": {"state": "correct", "later": [1]}}}')
+    assert progress()['07.3']['later'] == [1] and exercise().state == 'correct'
+
+
 def test_correct_stays_correct():
     ex = exercise()
     for f, state in ((lambda x: x, 'incorrect'), (lambda x: 2*x, 'correct'), (lambda x: x, 'correct')):
         ex.check(f)
         assert progress()['07.3']['state'] == state
-    assert progress('07') == {'07.3': dict(state='correct', tries=3)} and progress('01') == {} and ex.state == 'incorrect'
+    assert done('07') == {'07.3': dict(state='correct', tries=3)} and progress('01') == {} and ex.state == 'incorrect'
 
 
 def test_reset():
@@ -380,7 +408,7 @@ def test_foreign_file_is_set_aside(content, path, caplog):
     assert progress() == {} and path.read_bytes() == content
     caplog.clear()
     exercise().check(5)
-    assert progress() == {'07.3': dict(state='incorrect', tries=1)}
+    assert done() == {'07.3': dict(state='incorrect', tries=1)}
     assert path.with_name('progress.json.bak').read_bytes() == content
     assert len(caplog.messages) == 1 and 'set aside' in caplog.messages[0] and '\n' not in caplog.messages[0]
 
@@ -408,7 +436,7 @@ for _ in range(10): ex.check(i % 2)
 def test_many_processes_lose_nothing(path):
     workers = [subprocess.Popen([sys.executable, '-c', WORK, str(i)]) for i in range(8)]
     assert [w.wait(120) for w in workers] == [0]*8
-    assert progress() == {f'07.{i+1}': dict(state='correct' if i % 2 else 'incorrect', tries=20) for i in range(4)}
+    assert done() == {f'07.{i+1}': dict(state='correct' if i % 2 else 'incorrect', tries=20) for i in range(4)}
     assert not list(path.parent.glob('*.tmp')) and not list(path.parent.glob('*.bak'))
 
 
@@ -416,7 +444,7 @@ def test_half_written_file_beside_is_harmless(path):
     exercise().check(5)
     path.with_name('progress.json.tmp').write_text('{"version": 1, "it')
     exercise().check(5)
-    assert progress() == {'07.3': dict(state='incorrect', tries=2)}
+    assert done() == {'07.3': dict(state='incorrect', tries=2)}
 
 
 def test_answers_are_never_kept(path):

@@ -12,7 +12,7 @@ from tlcourse.exercises import exercise, quiz
 def nb(path): return read_cells(path.read_bytes())
 
 
-@pytest.mark.parametrize('edition', classroom.EDITIONS)
+@pytest.mark.parametrize('edition', [o for o in classroom.EDITIONS if o != 'slides'])
 def test_every_lesson_has_every_edition(edition, tmp_path):
     names = [l.name for l in cli.lessons()]
     files = [o for o in classroom.export(tmp_path, names, edition) if o.suffix == '.ipynb']
@@ -24,6 +24,45 @@ def test_every_lesson_has_every_edition(edition, tmp_path):
         assert len({c['id'] for c in got['cells']}) == len(got['cells'])
         code = '\n'.join(c['source'] for c in got['cells'] if c['cell_type'] == 'code')
         assert ('.test(' in code) == (edition == 'instructors') and 'Question(' not in code
+
+
+@pytest.mark.parametrize('lesson', cli.lessons(), ids=lambda l: l.number)
+def test_slides_of_a_lesson(lesson):
+    new = classroom.slides(nb(lesson.path), {}, lesson.name)
+    kinds = [c['metadata']['slideshow']['slide_type'] for c in new['cells']]
+    assert kinds[0] == 'slide' and kinds.count('slide') >= 8 and kinds.count('subslide') >= 8 and set(kinds) <= {'slide', 'subslide', '-', 'notes', 'skip'}
+    assert any('image/png' in o.get('data', {}) for c in new['cells'] for o in c.get('outputs', [])) and 'Exercise(' not in json.dumps(new)
+
+
+def test_a_slide_type_of_ones_own_stays():
+    lesson = dict(cells=[dict(cell_type='markdown', id=o, source='# A', metadata=dict(slideshow=dict(slide_type=o)) if o == 'fragment' else {}) for o in ('a', 'fragment')])
+    assert [c['metadata']['slideshow']['slide_type'] for c in classroom.slides(lesson)['cells']] == ['slide', 'fragment']
+
+
+def test_slides_as_a_page(tmp_path):
+    written = classroom.export(tmp_path, ['00_primer'], 'slides')
+    page = next(o for o in written if o.name == '00_primer.slides.html').read_text(encoding='utf-8')
+    assert page.count('<section>') > 20 and 'class="notes"' in page and 'reveal.js' in page and '.test(' not in page and page.count('data:image/png') + page.count('<img') >= 5
+
+
+def test_instructors_read_how_long_each_part_takes(tmp_path):
+    path, = classroom.export(tmp_path, ['01_why_transfer'], 'instructors')
+    said = nb(path)['cells'][1]['source']
+    assert '| The experiment |' in said and '| Exercises |' in said and 'sual wrong answers' in said
+    minutes = [k for _,k in classroom.timing(nb(cli.find_lesson('1').path))]
+    assert abs(sum(minutes) - 75) < 15
+
+
+def test_the_syllabus_builds_on_what_was_there():
+    known = {l.number: l for l in cli.lessons()}
+    for title, plan in classroom.PLANS.items():
+        chosen = ' '.join(plan.values()).split()
+        assert len(set(chosen)) == len(chosen)
+        for i,k in enumerate(chosen): assert {o[:2] for o in known[k].prerequisites} <= {*chosen[:i]}, (title, k)
+    said = classroom.syllabus()
+    assert all(f'## {o}' in said for o in classroom.PLANS) and len(said.splitlines()) < 60
+    hours = [[int(o.split('|')[-2])/60 for o in part.splitlines() if o.endswith(' |') and o.split('|')[-2].strip().isdigit()] for part in said.split('## ')[1:]]
+    assert sum(hours[0]) <= 6 and max(hours[1]) <= 6 and len(hours[2]) == 14 and max(hours[2]) <= 2
 
 
 def test_the_instructors_solutions_are_right(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ __all__ = ['Result', 'Text', 'assert_close', 'progress_path', 'progress', 'reset
 import ast, dis, html, inspect, json, linecache, logging, os, re, reprlib, sys, sysconfig, textwrap, traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
@@ -127,14 +128,16 @@ def progress_path() -> Path | None:
     if path == 'off' or os.environ.get('IN_TEST'): return None
     return Path(path).expanduser() if path else user_data_path('tlcourse', False)/'progress.json'
 
-_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict), chosen=dict)
+_types = dict(state=str, tries=int, right=int, of=int, guess=(str, int, float, dict), chosen=dict, hints=int, solution=int, at=str)
+
+def _now(): return datetime.now().isoformat(timespec='minutes')
 
 def _load(path: Path) -> dict:
     "The items in the progress file; ValueError if it is not one."
     try:
         data = json.loads(path.read_text(encoding='utf-8'))
         items = data['items'] if data['version'] == 1 else None
-        assert all(isinstance(v, _types[k]) for e in items.values() for k, v in e.items())
+        assert all(isinstance(v, _types.get(k, object)) for e in items.values() for k, v in e.items())
     except FileNotFoundError: return {}
     except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError): raise ValueError(str(path)) from None
     return items
@@ -163,7 +166,7 @@ def _edit(change: Callable):
 
 def progress(
     lesson: str | None=None,  # such as '01'; None for all
-) -> dict[str, dict]:         # '01.2' -> state and tries; '01.quiz' -> right at best, of how many; '01.a' -> guess
+) -> dict[str, dict]:         # '01.2' -> state, tries, hints, solution, when last; '01.quiz' -> right at best, of how many; '01.a' -> guess
     "What the learner has done so far; an exercise once correct stays correct here."
     path = progress_path()
     try: items = _load(path) if path else {}
@@ -243,17 +246,33 @@ class Exercise:
 
     def _note(self, items, state):
         old = items.get(self.id, {})
-        items[self.id] = dict(state='correct' if old.get('state') == 'correct' else state, tries=old.get('tries', 0) + 1)
+        items[self.id] = dict(old, state='correct' if old.get('state') == 'correct' else state, tries=old.get('tries', 0) + 1, at=_now())
+
+    def _used(self, what, n):
+        "Keep that hints or the solution were asked for."
+        def change(items):
+            old = dict(state='not attempted', tries=0) | items.get(self.id, {})
+            items[self.id] = dict(old, at=_now()) | {what: max(n, old.get(what, 0)) if what == 'hints' else old.get(what, 0) + n}
+        _edit(change)
 
     def hint(self) -> Text:
         "The next hint."
         if not self.hints: return Text('This exercise has no hints.', 'This exercise has no hints.')
         self._hinted = n = min(self._hinted + 1, len(self.hints))
+        self._used('hints', n)
         head, hint = f'Hint {n} of {len(self.hints)}', self.hints[n-1]
         return Text(f'{head}: {hint}', f'**{head}.** {hint}')
 
+    @property
+    def source(self) -> str:
+        "The solution for authors; that it was read is not kept."
+        return self._source
+
     def solution(self) -> Text:
-        "One solution, to read after trying."
+        "One solution, to read after trying; that it was read is kept."
+        if live() and self.state == 'not attempted' and not _kept(self.id).get('tries'):
+            return Text(said := 'Try it first: hand an answer to .check, and then ask again.', said)
+        self._used('solution', 1)
         return Text(self._source, f'~~~~python\n{self._source}\n~~~~')
 
     def test(self,
@@ -367,7 +386,7 @@ class Quiz(_Shown):
         key, of, right = f'{self.id}.quiz', len(self.questions), self.right
         old = items.get(key, {})
         items[key] = dict(right=max(right, old.get('right', 0)) if old.get('of') == of else right, of=of,
-                          chosen={self.questions[i-1].key: letter for i, letter in self.chosen.items()})
+                          chosen={self.questions[i-1].key: letter for i, letter in self.chosen.items()}, at=_now())
 
     @cached_property
     def widget(self):

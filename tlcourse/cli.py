@@ -7,13 +7,13 @@ __all__ = ['Finding', 'ok', 'note', 'problem', 'doctor_checks', 'CommandError', 
            'read_notebook', 'lessons', 'find_lesson', 'directive', 'screen', 'table', 'megabytes', 'duration',
            'download_size', 'total', 'missing', 'find_assets', 'fetch_assets', 'execute', 'heading', 'follow', 'Run',
            'figures', 'save', 'run_lesson', 'labelled_text', 'run_lessons', 'cmd_run', 'me', 'cmd_demo', 'cmd_lab',
-           'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_progress', 'cmd_class', 'cmd_predict', 'cmd_try',
-           'check_python', 'check_packages', 'check_machine', 'check_jupyter', 'check_threads', 'check_cache',
-           'check_index', 'check_torch', 'extra_packages', 'needs', 'check_extras', 'check_lesson', 'check_place',
-           'findings', 'cmd_doctor', 'make_parser', 'main']
+           'cmd_lessons', 'cmd_fetch', 'recipe', 'cmd_recipe', 'cmd_progress', 'cmd_class', 'cmd_new', 'cmd_check',
+           'cmd_predict', 'cmd_try', 'check_python', 'check_packages', 'check_machine', 'check_jupyter',
+           'check_threads', 'check_cache', 'check_index', 'check_torch', 'extra_packages', 'needs', 'check_extras',
+           'check_lesson', 'check_place', 'findings', 'cmd_doctor', 'make_parser', 'main']
 
 # %% ../nbs/foundations/cli.ipynb #de370833
-import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shutil, subprocess, sys, textwrap, time, warnings
+import argparse, ast, base64, difflib, hashlib, importlib.util, json, os, platform, re, shlex, shutil, subprocess, sys, tempfile, textwrap, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass
 from functools import partial
@@ -343,7 +343,8 @@ def cmd_demo(args) -> int:
 def cmd_lab(args) -> int:
     folder = args.dir or Path('tlcourse-lessons')
     if args.in_place:
-        if args.dir or not (course_path()/'settings.ini').is_file(): raise CommandError('--in-place opens the notebooks of a checkout, without a DIR.')
+        own = (course_path()/'settings.ini').is_file() or os.environ.get('TLCOURSE_COURSE')
+        if args.dir or not own: raise CommandError('--in-place opens the notebooks of a checkout or of TLCOURSE_COURSE, without a DIR.')
         folder = course_path()/'nbs'
     else:
         if folder.is_file(): raise CommandError(f'{folder} is a file; name a folder for the lessons.')
@@ -355,10 +356,15 @@ def cmd_lab(args) -> int:
         raise CommandError(f'JupyterLab is not installed here; `{me()} doctor` says what to do.')
     top = folder.absolute()
     cmd = [sys.executable, '-m', 'jupyterlab', f'--ServerApp.root_dir={top}', '--LabApp.default_url=/lab/tree/index.ipynb', *args.rest]
-    p = subprocess.Popen(cmd, env={'JUPYTER_PREFER_ENV_PATH': '1', **os.environ})
-    while True:
-        try: return p.wait()
-        except KeyboardInterrupt: pass  # JupyterLab got it too, and asks whether to stop
+    with tempfile.TemporaryDirectory() as own:
+        quiet = {'@jupyterlab/apputils-extension:notification': {'fetchNews': 'false', 'checkForUpdates': False}} # a default; what the user has set counts
+        (Path(own)/'labconfig').mkdir()
+        (Path(own)/'labconfig'/'default_setting_overrides.json').write_text(json.dumps(quiet), encoding='utf-8')
+        path = os.pathsep.join(filter(None, [own, os.environ.get('JUPYTER_CONFIG_PATH')]))
+        p = subprocess.Popen(cmd, env={'JUPYTER_PREFER_ENV_PATH': '1', **os.environ, 'JUPYTER_CONFIG_PATH': path})
+        while True:
+            try: return p.wait()
+            except KeyboardInterrupt: pass  # JupyterLab got it too, and asks whether to stop
 
 # %% ../nbs/foundations/cli.ipynb #17cfd11f
 def cmd_lessons(args) -> int:
@@ -412,14 +418,21 @@ def cmd_progress(args) -> int:
     items = progress(args.lesson)
     if args.json: print(json.dumps(items, indent=1, ensure_ascii=False)); return 0
     def done(v): return f"{v['right']} of {v['of']} right" if 'of' in v else v.get('state', '') or f"guess: {v.get('guess')}"
-    print(table(['What', 'Done', 'Tries'], [[k, done(v), str(v.get('tries', ''))] for k,v in items.items()]) if items else 'Nothing done yet.')
+    rows = [[k, done(v), str(v.get('tries', '')), str(v.get('hints', '')), 'read'*bool(v.get('solution'))] for k,v in items.items()]
+    print(table(['What', 'Done', 'Tries', 'Hints', 'Solution'], rows) if items else 'Nothing done yet.')
     print(f"Kept in {progress_path() or 'no file, as TLCOURSE_PROGRESS is off'}.")
     return 0
 
 def cmd_class(args) -> int:
     from tlcourse import classroom
     if args.what == 'collect' and args.lesson: raise CommandError('collect takes one FOLDER, with the progress file of each learner.', 2)
+    if args.what != 'syllabus' and not args.folder: raise CommandError(f'{args.what} needs a FOLDER; see `tlcourse class --help`.', 2)
+    if args.what != 'collect' and args.out: raise CommandError('--out is for collect.', 2)
     try:
+        if args.what == 'syllabus':
+            if args.folder: raise CommandError('syllabus prints a page of Markdown and takes no FOLDER; send it to a file with >.', 2)
+            print(classroom.syllabus())
+            return 0
         if args.what == 'export':
             chosen = [o.name for o in (map(find_lesson, args.lesson) if args.lesson else lessons())]
             done = classroom.export(args.folder, chosen, args.edition)
@@ -432,6 +445,29 @@ def cmd_class(args) -> int:
         if len(t): print(table([t.index.name or 'No', *t.columns], [[str(k), *map(text, row)] for k,row in zip(t.index, t.to_numpy().tolist())]), end='\n\n')
     if args.out: args.out.write_text(classroom.overview(found), encoding='utf-8')
     return 0
+
+# %% ../nbs/foundations/cli.ipynb #5e1f7a12
+def cmd_new(args) -> int:
+    from tlcourse.authoring import create
+    own = os.environ.get('TLCOURSE_COURSE')
+    folder = args.dir or Path(own or 'my-course').expanduser()
+    try: path = create(folder, args.name)
+    except TLCourseError as e: raise CommandError(str(e)) from None
+    print(f'written: {path}, which runs as it is; put your own subject in its place.')
+    if own and Path(own).expanduser().absolute() == folder.absolute(): here = ''
+    else: here = f'set TLCOURSE_COURSE={folder.absolute()}\n  ' if os.name == 'nt' else f'export TLCOURSE_COURSE={shlex.quote(str(folder.absolute()))}\n  '
+    print(f'Next:\n  {here}{me()} lab --in-place    write it, in JupyterLab\n  {me()} run {path.stem[:2]}            does it run?\n'
+          f'  {me()} check {path.stem[:2]}          has it all that a lesson has?')
+    return 0
+
+def cmd_check(args) -> int:
+    from tlcourse.authoring import faults
+    bad = 0
+    for l in list({l.name: l for l in map(find_lesson, args.lesson)}.values()) if args.lesson else lessons():
+        found = faults(l.path)
+        bad += bool(found)
+        print('\n'.join(f'{l.name}: {o}' for o in found) or f'{l.name}: in order')
+    return int(bad > 0)
 
 # %% ../nbs/foundations/cli.ipynb #ed50ca4f
 def _answers(df) -> tuple: # column titles, rows of text
@@ -767,12 +803,18 @@ def make_parser() -> argparse.ArgumentParser:
     c = command(cmd_progress, 'show what you have done, and where that is kept', '', '05', '--json')
     c.add_argument('lesson', nargs='?', metavar='NUMBER', help='of a lesson; otherwise all')
     c.add_argument('--json', action='store_true', help='everything, as json')
-    c = command(cmd_class, 'lessons for a class, and what a class has done', 'export handout 1 2', 'export course --edition nbgrader', 'collect progress --out class.html')
-    c.add_argument('what', choices=['export', 'collect'], help='write lessons, or read the progress files of learners')
-    c.add_argument('folder', type=Path, metavar='FOLDER', help='to write to, or with the progress files')
+    c = command(cmd_class, 'lessons for a class, and what a class has done', 'export handout 1 2', 'export course --edition nbgrader', 'collect progress --out class.html', 'syllabus')
+    c.add_argument('what', choices=['export', 'collect', 'syllabus'], help='write lessons, read the progress files of learners, or print plans for a day, a week and a term')
+    c.add_argument('folder', type=Path, nargs='?', metavar='FOLDER', help='to write to, or with the progress files')
     c.add_argument('lesson', nargs='*', metavar='LESSON', help='for export: number or name; otherwise all')
-    c.add_argument('--edition', choices=['students', 'instructors', 'nbgrader'], default='students', help='without solutions (the default), with them, or for nbgrader')
+    c.add_argument('--edition', choices=['students', 'instructors', 'nbgrader', 'slides'], default='students', help='without solutions (the default), with them, for nbgrader, or slides')
     c.add_argument('--out', type=Path, metavar='FILE', help='for collect: an HTML page of the same tables')
+    c = command(cmd_new, 'begin a lesson in a course of your own', 'lesson "Bird songs"', 'lesson 07_bird_songs my-course')
+    c.add_argument('what', choices=['lesson'], help='what to begin')
+    c.add_argument('name', metavar='NAME', help='its title; a number of two digits in front becomes its number')
+    c.add_argument('dir', nargs='?', type=Path, metavar='DIR', help='your course (TLCOURSE_COURSE, or my-course)')
+    c = command(cmd_check, 'read lessons as the tests of this course do, and say what they lack', '', '1', 'bird_songs')
+    c.add_argument('lesson', nargs='*', metavar='LESSON', help='number or name; otherwise all')
     c = command(cmd_try, 'should I transfer, how, and what is it worth? A report on your own data', 'pictures', 'texts.csv --minutes 3', 'recordings --out answer')
     c.add_argument('path', type=Path, metavar='PATH', help='a folder of pictures or recordings with one subfolder a class, or a csv of paths or texts')
     c.add_argument('--minutes', type=float, default=5, help='that it may take (5)')

@@ -101,9 +101,6 @@ def _kernel():
     from IPython import get_ipython
     return getattr(get_ipython(), 'kernel', None)
 
-AGAIN = """<small class="tlcourse-again">No buttons? Run this cell again.</small>
-<style>.jp-OutputArea-child:has(.widget-vbox) ~ .jp-OutputArea-child .tlcourse-again { display: none }</style>"""  # for buttons without a kernel
-
 def live() -> bool:
     "Does somebody sit at the notebook and have widgets? A headless run cannot answer `input()`."
     if (kernel := _kernel()) is None: return False
@@ -117,6 +114,32 @@ def no_bar(
     "Hide the progress bar?"
     if not progress or os.environ.get('TLCOURSE_PROGRESS') == 'off': return True
     return None if _kernel() is None else not live()
+
+# %% ../nbs/foundations/core.ipynb #7c0de5a2
+_KEYS = """(() => {
+  const area = document.currentScript?.closest('.jp-OutputArea') ?? document.body
+  const typed = e => e.target.closest?.('.widget-radio, .widget-inline-hbox') &&
+    !(e.ctrlKey || e.metaKey || e.altKey || ['Enter', 'Escape', 'Tab'].includes(e.key))
+  area.addEventListener('keydown', e => { if (typed(e)) e.stopPropagation() })
+  window.tlcourse ??= {groups: 0}
+  const label = (o, text) => { if (text && o.getAttribute('aria-label') !== text) o.setAttribute('aria-label', text) }
+  const mend = () => {
+    for (const o of area.querySelectorAll('.widget-radio-box')) {
+      const all = o.closest('.widget-radio'), own = all.querySelector('.widget-label')?.textContent
+      o.setAttribute('role', 'radiogroup')
+      label(o, own || all.previousElementSibling?.textContent.trim() || 'your choice')
+      const inputs = [...o.querySelectorAll('input')], name = inputs.find(i => i.name)?.name || `tlcourse-${++window.tlcourse.groups}`
+      for (const i of inputs) if (i.name !== name) i.name = name
+    }
+    for (const o of area.querySelectorAll('.widget-slider .noUi-handle')) label(o, o.closest('.widget-slider').querySelector('.widget-label')?.textContent)
+  }
+  mend()
+  new MutationObserver(mend).observe(area, {childList: true, subtree: true})
+})()"""
+
+AGAIN = f"""<small class="tlcourse-again">No buttons? Run this cell again.</small>
+<style>.jp-OutputArea-child:has(.widget-vbox) ~ .jp-OutputArea-child .tlcourse-again {{ display: none }}</style>
+<script>{_KEYS}</script>"""  # behind buttons
 
 # %% ../nbs/foundations/core.ipynb #c07e51e2
 @contextmanager

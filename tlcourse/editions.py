@@ -61,8 +61,8 @@ def _exercise(cell, node):
             dict(cell_type='code', id=f"{cell['id'][:56]}-answer", metadata={}, execution_count=None, outputs=[],
                  source=f'{stub}\n\n{name}.check({answer})  # stuck? {name}.hint(), and at last {name}.solution()')]
 
-def _code(cell, nodes, spare):
-    "What becomes of a cell of code with these statements, those in `spare` not for learners: a list of cells."
+def _code(cell, nodes, spare, key=''):
+    "What becomes of a cell of code with these statements, those in `spare` not for learners, `key` its explorer: a list of cells."
     for o in nodes:
         if _call(o, 'Exercise'): return _exercise(cell, o)
         if call := _call(o, 'quiz'): return [dict(cell, metadata={}, outputs=[], source=f'from tlcourse.exercises import quiz\nquiz({ast.unparse(call.args[0])})')]
@@ -72,6 +72,7 @@ def _code(cell, nodes, spare):
     source = '\n'.join(l for i,l in enumerate(lines) if i not in out).strip('\n')
     if not source: return []
     if any(_call(o, 'guess') for o in nodes): source = f'from tlcourse.checks import guess\n{source}'
+    if key: source = f"from tlcourse.exercises import bring\nbring('{key}', globals())  # what it needs, after a restart\n{source}"
     return [dict(cell, source=source)]
 
 # %% ../nbs/foundations/editions.ipynb #6404532f
@@ -105,8 +106,12 @@ def student(
     by_cell = [[o for o,_ in statements(dict(cells=[c]))] for c in nb['cells']]
     nodes = [o for body in by_cell for o in body]
     spare = [nodes[i] for i in _for_authors(nodes)]
+    number = next((ast.literal_eval(q.args[0]) for o in nodes if (q := _call(o, 'quiz'))), '')
+    n = 0 # explorers
     for c, body in [*zip(nb['cells'], by_cell)][1:]:
-        new = _code(c, body, spare) if c['cell_type'] == 'code' else [c]
+        n += (explorer := any(_call(o, 'explore') for o in body))
+        key = f"{number}.explorer{n if n > 1 else ''}" if explorer and number else ''
+        new = _code(c, body, spare, key) if c['cell_type'] == 'code' else [c]
         compared = '.compare(' in c['source']
         if guessing and c['cell_type'] == 'code': new = [dict(o, outputs=[], execution_count=None) for o in new]
         guessing = not compared and (guessing or any(_call(o, 'guess') for o in body))
