@@ -1,6 +1,7 @@
-# make demo, make test, make lab, make docs, make site, make bench, make clean. On Windows: the plain commands in README.md.
+# make demo, make test, make test-browser, make lab, make docs, make site, make bench, make clean. On Windows: the plain commands in README.md.
 #
 # PYTHON             the Python to make .venv with (python3)
+# LESSONS            what `make test-browser` walks through ('00 01 04 05 12')
 # UV_TORCH_BACKEND   which torch to install; cpu saves 4 GB on a Linux machine without a GPU. Unset, the index decides.
 
 PYTHON ?= python3
@@ -12,12 +13,13 @@ UV = index="$${UV_DEFAULT_INDEX:-$${UV_INDEX_URL:-$${PIP_INDEX_URL:-$$($(BIN)/py
 	if [ -n "$$index" ]; then UV_DEFAULT_INDEX="$$index"; export UV_DEFAULT_INDEX; fi; \
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode -c constraints.txt
 
-.PHONY: help demo test lab docs site bench constraints clean
+.PHONY: help demo test test-browser lab docs site bench constraints clean
 
 help:
 	@echo 'make demo         set up .venv, run lesson 01 and show its result'
 	@echo 'make lab          the lessons in JupyterLab'
 	@echo 'make test         the tests of the notebooks, then pytest'
+	@echo 'make test-browser JupyterLab and the site, in Chromium'
 	@echo 'make docs         the modules and README.md from the notebooks'
 	@echo 'make site         the course as web pages, in build/site'
 	@echo 'make bench        measure, and write benchmarks/results.md'
@@ -34,6 +36,10 @@ lab: .venv/.lab
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --do-print --timing
 	$(BIN)/python -m pytest
+
+# In a real browser: lessons as a learner walks through them, and the site on a phone and a desk. Ten minutes for all five lessons.
+test-browser: .venv/.browser
+	LESSONS="$(LESSONS)" $(BIN)/python -m pytest -rs $(or $(PART),tests/browser)
 
 docs: .venv/.dev
 	$(BIN)/nbdev-export
@@ -75,4 +81,9 @@ clean:
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
 	@$(UV) -e '.[dev,text,speech,deploy,fairness,medical,site]'
+	@touch $@
+
+.venv/.browser: .venv/.dev
+	@echo 'Installing what drives the browser; the browser itself is yours'
+	@$(UV) -e '.[browser]'
 	@touch $@
