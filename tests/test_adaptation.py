@@ -185,6 +185,7 @@ def test_self_training_follows_a_small_shift_and_stops_before_a_class_is_lost():
     far = self_training(fit, x, y, t + 100)  # all of one class: nothing is taken
     assert np.allclose(far.coef_, fit(x, y).coef_)
     fails(lambda: self_training(fit, x, y*0, t), 'one class')
+    fails(lambda: self_training(fit, x, y[:9], t), '9 labels for 300 items')
     fails(lambda: self_training(fit, x, y, None), 'x_t is missing')
     fails(lambda: recolor(x*np.nan, t), 'x_s')
     assert domain_gap is A.domain_gap

@@ -43,6 +43,7 @@ def self_training(
 ):                     # what `fit` gave last
     "A classifier that learns again from the target items of which it is sure."
     x_s, x_t = check_pair(x_s, x_t)
+    if len(y_s) != len(x_s): raise AdaptationError(f'y_s has {len(y_s)} labels for {len(x_s)} items of x_s.')
     if len(set(y_s)) < 2: raise AdaptationError('y_s holds one class; there is nothing to tell apart.')
     model = fit(x_s, y_s)
     for _ in range(rounds):

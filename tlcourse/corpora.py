@@ -76,7 +76,11 @@ def _reviews(path):
     df = pd.read_csv(path/'reviews.csv.bz2', dtype=str, keep_default_na=False, encoding='utf-8')
     return df[df.category != 'plot'].rename(columns=dict(category='label', movie_name='film'))[['text', 'label', 'film']].reset_index(drop=True)
 
-_sets = dict(tomatoes=('tomatoes', _reviews), slovene=('slovene', _comments), bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
+def _films(path):
+    df = pd.read_csv(path/'reviews.csv', dtype=str, keep_default_na=False, encoding='utf-8')
+    return df.assign(text=df.text.str.replace(r'(<br ?/?>)+', ' ', regex=True), label=df.label.map({'0': 'negative', '1': 'positive'}))
+
+_sets = dict(tomatoes=('tomatoes', _reviews), imdb=('imdb', _films), slovene=('slovene', _comments), bbc=('bbc', _folders), newsgroups=('newsgroups', _parts('')), reuters=('reuters', _parts('r8-')), reuters52=('reuters', _parts('r52-')))
 
 @lru_cache(maxsize=4)
 def _corpus(name):
