@@ -59,7 +59,7 @@ class Notebook:
     def go(self, part):
         "Scroll to a cell; the cell, as it stands on the page."
         self.page.evaluate(GO, i := self.index(part))
-        self.page.wait_for_function(SHOWN, arg=i, timeout=60_000)
+        self.page.wait_for_function(SHOWN, arg=i, timeout=60_000, polling=700)
         return self.at(i)
 
     def at(self, i):
