@@ -184,10 +184,14 @@ def test_taus_against_scipy():
 
 def test_stored_pairs_are_whole():
     t = pairs()
-    assert set(t) == {'target', 'body', 'n', 'leep', 'nce', 'logme', 'h_score', 'probe', 'accuracy', 'pixels', 'tuned'} and not t.duplicated(['target', 'body', 'n']).any()
-    assert (t.groupby(['target', 'n']).body.nunique() == 6).all() and set(t.n) == {50, 100, 300}
-    for k in ('probe', 'accuracy', 'pixels'): assert t[k].between(0, 1).all()
-    assert (t.leep.dropna() <= 0).all() and t.leep.isna().equals(t.body == 'craft') and t.tuned.notna().any()
+    assert set(t) == {'kind', 'target', 'body', 'n', 'leep', 'nce', 'logme', 'h_score', 'probe', 'accuracy', 'raw', 'tuned', 'far'}
+    assert not t.duplicated(['target', 'body', 'n']).any() and set(t.kind) == {'pictures', 'texts', 'sounds'} and t.target.nunique() >= 12
+    each = t.groupby(['target', 'n'])
+    assert (each.body.nunique() == t.kind.map(dict(pictures=6, texts=7, sounds=7)).groupby([t.target, t.n]).first()).all() and (each.raw.nunique() == 1).all()
+    assert set(t[t.n == 300].target) == set(t.target) and set(t.n) == {50, 100, 300}
+    for k in ('probe', 'accuracy', 'raw'): assert t[k].between(0, 1).all()
+    assert (t.leep.dropna() <= 0).all() and t.leep.isna().equals((t.body == 'craft') | (t.kind != 'pictures')) and t.far.notna().equals(t.kind == 'pictures')
+    assert t.tuned.dropna().between(0, 1).all() and t[t.tuned.notna()].target.nunique() >= 3
 
 
 # Spectra, drawn

@@ -1,36 +1,51 @@
-"""Every network on every target: scores before training, and what the probe and fine-tuning reach. Writes tlcourse/full/pairs.tsv.
+"""Every candidate on every target: scores before training, and what the probe and fine-tuning reach. Writes tlcourse/full/pairs.tsv.
 
-    python tools/pairs.py [TARGET ...]
+    python tools/pairs.py [TARGET ...] [--tune]
 
-One row a network, target and number of training pictures. The scores and the leave-one-out probe see the first `n` of 300 training pictures;
-`accuracy` is a logistic probe's on 300 others, `tuned` that of LP-FT (4 epochs, 300 pictures, one seed), `pixels` that of a support vector
-machine on 16x16 pixels. Takes hours on two cores; rows that are there are kept.
+One row a candidate, target and number of training items. The scores and the leave-one-out probe see the first `n` of 300 training items; `accuracy` is
+a logistic probe's on 300 others. `raw` needs no network: a support vector machine on 16x16 pixels, on the mean and the spread of each band of log-mel,
+or on the numbers of a spectrum; for texts a logistic regression on TF-IDF. `far` says of pictures how far they are from what an ImageNet network knows:
+0 as photos, 1 as noise. With --tune also `tuned`, the accuracy of LP-FT (4 epochs, 300 pictures, one seed). Rows that are there are kept.
 """
 import sys
+import time
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from fastai.torch_core import set_seed
+from PIL import Image
 from sklearn.svm import SVC
 
+from tlcourse import speech, text
+from tlcourse.assets import fetch
 from tlcourse.backbones import groups, load
-from tlcourse.data import images
+from tlcourse.candidates import fitted
+from tlcourse.compare import raw, tfidf
+from tlcourse.data import images, table
 from tlcourse.features import Features, extract, probe
 from tlcourse.finetune import lp_ft
 from tlcourse.learners import learner
+from tlcourse.quality import unlike_photos
 from tlcourse.scores import ridge, targets
+from tlcourse.spectra import drawn, spectra
 from tlcourse.transferability import evidence, h_score_of, leep_of
+from tlcourse.voices import ACCENTS
 
 FILE = Path(__file__).parent.parent/'tlcourse'/'full'/'pairs.tsv'
 BODIES = 'efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2', 'mobilenet_v2', 'craft', 'random'
-TARGETS = 'animals', 'textile', 'mnist5k', 'digits', 'icons'
-SETTING = dict(n_train=300, n_valid=300, size=64, device='cpu', seed=0)
-ORDER = np.random.default_rng(0).permutation(300) # of training pictures; the first n are n at random
-TUNED = [b for b in BODIES if b != 'craft']  # twenty times the arithmetic
+TARGETS = dict(pictures='animals textile mnist5k digits printed elpv_mono elpv_poly textures spectra icons'.split(),
+               texts='bbc slovene tomatoes reuters newsgroups'.split(), sounds='words accents voices'.split())
+NS = 50, 100, 300
+SETTING = dict(n_train=300, n_valid=300, device='cpu', seed=0)
+ORDER = np.random.default_rng(0).permutation(300)  # of training items; the first n are n at random
+TUNED = [b for b in BODIES if b != 'craft']        # twenty times the arithmetic
 
+
+# Pictures
 
 def network(name, n_out=None):
     "A network by name; 'random' is Lite0 without what it has learned."
@@ -38,31 +53,103 @@ def network(name, n_out=None):
     return load('efficientnet_lite0', n_out, pretrained=False) if name == 'random' else load(name, n_out)
 
 
-def loaders(target, name, **kwargs): return images(target, backbone='efficientnet_lite0' if name == 'random' else name, **SETTING | kwargs)
+def textures():
+    "32x32 cuts of three photographs: the left halves to train on, the right halves to be judged by."
+    for name in ('brick', 'grass', 'gravel'):
+        im = np.array(Image.open(fetch('photos')/f'{name}.png').convert('L'))
+        for i in range(0, 512, 32):
+            for j in range(0, 512, 32): yield dict(picture=im[i:i+32, j:j+32], label=name, is_valid=j >= 256)
 
 
-def seen(target, name):
-    "Features and labels of training and new pictures, and probabilities of the source's classes or None."
-    model, dls = network(name), loaders(target, name)
-    train, new = (extract(model, dl, compile=False, progress=False) for dl in dls)
-    head = groups(model)[-1]
-    p = head(torch.from_numpy(train.x)).softmax(1).detach().numpy().astype(float) if isinstance(head, torch.nn.Linear) else None
-    return train, new, p
+@lru_cache
+def made(target):
+    if target == 'textures': return pd.DataFrame(list(textures()))
+    df = spectra()
+    return pd.DataFrame(dict(picture=list(drawn(df.drop(columns='label'))), label=df.label))
 
 
-def pixels(target, ns=(50, 100, 300)):
-    "Accuracy of a support vector machine on 16x16 pixels, for each number of pictures."
-    (x, y), (new, z) = ([torch.cat(o).numpy() for o in zip(*((torch.nn.functional.adaptive_avg_pool2d(x.as_subclass(torch.Tensor)[:, :1], 16).flatten(1), y)
-                         for x,y in dl.new(shuffle=False, drop_last=False)))] for dl in loaders(target, 'random'))
-    return {n: SVC(C=10., gamma='scale').fit(x[ORDER[:n]], y[ORDER[:n]]).score(new, z) for n in ns}
+def pictures(target, name, **kwargs):
+    setting = SETTING | dict(size=64, backbone='efficientnet_lite0' if name == 'random' else name) | kwargs
+    return table(made(target), 'picture', 'label', **setting) if target in ('textures', 'spectra') else images(target, **setting)
 
 
-def scores(train, new, p, ns=(50, 100, 300)):
-    "One dict for each number of training pictures."
-    for n in ns:
+def all_of(dl):
+    "Items and labels of a loader, in order."
+    x, y = zip(*((b[0].as_subclass(torch.Tensor), b[1].as_subclass(torch.Tensor)) for b in dl.new(shuffle=False, drop_last=False)))
+    return torch.cat(x), torch.cat(y).numpy()
+
+
+def seen(target):
+    "For each network: name, features of training and new pictures, probabilities of the source's classes or None."
+    for name in BODIES:
+        model, dls = network(name), pictures(target, name)
+        train, new = (extract(model, dl, compile=False, progress=False) for dl in dls)
+        head = groups(model)[-1]
+        p = head(torch.from_numpy(train.x)).softmax(1).detach().numpy().astype(float) if isinstance(head, torch.nn.Linear) else None
+        yield name, train, new, p
+
+
+def pixels(target):
+    "What needs no network: the numbers of training and new items."
+    dls = pictures(target, 'random')
+    if target != 'spectra': return *((torch.nn.functional.adaptive_avg_pool2d(all_of(dl)[0][:, :1], 16).flatten(1).numpy(), all_of(dl)[1]) for dl in dls),
+    x = spectra().drop(columns='label').to_numpy()
+    at = {o.tobytes(): i for i,o in enumerate(made(target).picture)}  # no two are drawn alike
+    return *((x[[at[o.source.tobytes()] for o in ds.items]], all_of(dl)[1]) for ds,dl in ((dls.train_ds, dls.train), (dls.valid_ds, dls.valid))),
+
+
+# Texts and sounds
+
+def read_by(target):
+    "For each layer of two encoders, and for random weights: name, features of training and new texts, None."
+    dls = text.texts(target, max_length=64, **SETTING)
+    for name, layers in dict(minilm=(2, 4, None), e5=(4, 8, None), random=(None,)).items():
+        set_seed(0)
+        model = text.load(pretrained=False) if name == 'random' else text.load(name)
+        for layer in layers:
+            train, new = (extract(model, fitted(dl, model), layer=layer, compile=False, progress=False) for dl in dls)
+            yield name if layer is None else f'{name} layer {layer}', train, new, None
+
+
+def heard(target):
+    what = dict(words=dict(label='text', takes=3), accents=dict(label='accent', accents=list(ACCENTS)), voices=dict(label='voice', takes=3))[target]
+    return speech.speech('keywords', seconds=1., **SETTING, **what)
+
+
+def heard_by(target):
+    "The layers of Whisper's encoder, and random weights."
+    dls = heard(target)
+    for name, layers in {'whisper layer': range(6), 'random': [5]}.items():
+        set_seed(0)
+        model = speech.load(seconds=1., pretrained=name != 'random')
+        parts = [extract(model, dl, layer=list(layers), compile=False, progress=False) for dl in dls]
+        for layer, train, new in zip(layers, *parts): yield name if name == 'random' else f'{name} {layer}', train, new, None
+
+
+def without(target, kind):
+    "Accuracy of what needs no network, for each number of items."
+    if kind == 'texts':
+        dls = text.texts(target, max_length=64, **SETTING)
+        items = [o for ds in (dls.train_ds, dls.valid_ds) for o in ds.items]
+        y = np.array([list(dls.vocab).index(o.label) for o in items])
+        for n in NS:
+            at = ORDER[:n]
+            x = tfidf([o.text for o in items], at)
+            yield n, probe(Features(x[at], y[at]), Features(x[300:], y[300:]), folds=3).accuracy
+        return
+    if kind == 'sounds': (x, y), (new, z) = ((raw('sounds', dl.new(shuffle=False, drop_last=False)), all_of(dl)[1]) for dl in heard(target))
+    else: (x, y), (new, z) = pixels(target)
+    for n in NS: yield n, SVC(C=10., gamma='scale').fit(x[ORDER[:n]], y[ORDER[:n]]).score(new, z)
+
+
+# All
+
+def scores(train, new, p):
+    "One dict for each number of training items."
+    for n in NS:
         at = ORDER[:n]
         x, y = train.x[at].astype(float), train.y[at]
-        if n <= len(np.unique(y)): continue
+        if n <= len(train.vocab): continue
         t = targets('pairs', y, n)
         z = None if p is None else np.eye(p.shape[1])[p[at].argmax(1)]
         yield dict(n=n, leep=np.nan if p is None else leep_of(p[at])(t), nce=np.nan if p is None else leep_of(z)(t), logme=evidence(x)(t).mean()/n,
@@ -71,7 +158,7 @@ def scores(train, new, p, ns=(50, 100, 300)):
 
 def tuned(target, name):
     "Accuracy of LP-FT on the new pictures."
-    dls = loaders(target, name, bs=25)
+    dls = pictures(target, name, bs=25)
     set_seed(0)
     learn = learner(dls, network(name, dls.c))
     with learn.no_bar(), learn.no_logging():
@@ -79,20 +166,31 @@ def tuned(target, name):
         return float(learn.validate()[1])
 
 
-def write(rows): pd.DataFrame(rows).round(4).sort_values(['target', 'n'], kind='stable').to_csv(FILE, sep='\t', index=False)
+def write(rows):
+    order = [o for k in TARGETS.values() for o in k]
+    df = pd.DataFrame(rows).round(4)
+    df.iloc[np.lexsort([df.n, df.target.map(order.index)])].to_csv(FILE, sep='\t', index=False)
+
+
+def one(target, kind):
+    "All rows of a target."
+    base = dict(without(target, kind))
+    far = unlike_photos(network('efficientnet_lite0'), all_of(pictures(target, 'random').train)[0])[0] if kind == 'pictures' else np.nan
+    for name, *found in dict(pictures=seen, texts=read_by, sounds=heard_by)[kind](target):
+        for o in scores(*found): yield dict(kind=kind, target=target, body=name, **o, raw=base[o['n']], tuned=np.nan, far=far)
 
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')
+    torch.set_num_threads(1)
+    asked, tune = [o for o in sys.argv[1:] if o != '--tune'], '--tune' in sys.argv
     rows = pd.read_csv(FILE, sep='\t').to_dict('records') if FILE.exists() else []
-    for target in sys.argv[1:] or TARGETS:
-        raw = None
-        for name in BODIES:
-            if not any((r['target'], r['body']) == (target, name) for r in rows):
-                raw = raw or pixels(target)
-                rows += [dict(target=target, body=name, **o, pixels=raw[o['n']], tuned=np.nan) for o in scores(*seen(target, name))]
+    for kind, names in TARGETS.items():
+        for target in (o for o in names if o in (asked or names)):
+            start = time.process_time()
+            if not any(o['target'] == target for o in rows): rows += list(one(target, kind))
+            write(rows)
+            for row in (o for o in rows if tune and kind == 'pictures' and (o['target'], o['n']) == (target, 300) and o['body'] in TUNED and np.isnan(o['tuned'])):
+                row['tuned'] = tuned(target, row['body'])
                 write(rows)
-            full = next((r for r in rows if (r['target'], r['body'], r['n']) == (target, name, 300)), None)
-            if full and name in TUNED and np.isnan(full['tuned']):
-                full['tuned'] = tuned(target, name)
-                write(rows)
+            print(f'{target}: {time.process_time() - start:.0f} s', flush=True)
