@@ -534,7 +534,7 @@ def test_doctor_reads_the_real_lessons():
     need = {l.number: set(cli.needs(l)) for l in cli.lessons()}
     assert not any(need[f'{i:02}'] for i in range(1, 8)) and 'transformers' in need['08'] & need['09'] & need['11']
     assert {'espeakng_loader', 'soundfile'} <= need['09'] and 'espeakng_loader' not in need['08']
-    assert need['12']=={'onnxruntime'} and need['13']=={'transformers'} and need['14']==need['09'] and need['16']>={'fairlearn', 'transformers'}
+    assert need['12']=={'onnxruntime'} and need['13']==need['14']==need['09'] and need['16']>={'fairlearn', 'transformers'}
     assert 'openvino' in cli.extra_packages() and not any('openvino' in o for o in need.values()) # an accelerator is asked for, not needed
 
 

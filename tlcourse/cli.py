@@ -665,7 +665,7 @@ def extra_packages() -> dict: # module -> extra -> what it requires
     return res
 
 def needs(lesson: Lesson) -> dict: # module -> extra -> what it requires
-    "The packages of extras that a lesson imports, itself or by a module of tlcourse; the extra `fast`, imported inside a function, is a choice."
+    "The packages of extras that a lesson imports, itself or by a module of tlcourse; the extras `fast` and `medical`, imported inside a function, are a choice."
     import tlcourse
     known, seen, found = extra_packages(), set(), set()
     cells = [c['source'] for c in read_notebook(lesson.path)['cells'] if c['cell_type']=='code' and directive(c, 'eval').lower()!='false']
@@ -676,7 +676,7 @@ def needs(lesson: Lesson) -> dict: # module -> extra -> what it requires
             if first=='tlcourse' and top and rest not in seen:
                 seen.add(rest)
                 if (f := Path(tlcourse.__file__).with_name(f'{rest}.py')).is_file(): todo.append(f.read_text(encoding='utf-8'))
-            elif first in known and (top or len(known[first])==1 and 'fast' not in known[first]): found.add(first)
+            elif first in known and (top or len(known[first])==1 and not {'fast', 'medical'} & set(known[first])): found.add(first)
     return {k: v for k,v in known.items() if k in found}
 
 # %% ../nbs/foundations/cli.ipynb #e9b4f547
