@@ -32,10 +32,10 @@ demo: .venv/.course
 lab: .venv/.lab
 	@$(BIN)/tlcourse lab
 
-# Two notebooks at a time, each on one core: with several threads each they would only wait for one another.
+# Two notebooks at a time, and two files of tests, each on one core: with several threads each they would only wait for one another.
 test: .venv/.dev
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --n-workers 2 --do-print --timing
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # In a real browser: lessons as a learner walks through them, and the site on a phone and a desk. Ten minutes for all five lessons.
 test-browser: .venv/.browser
