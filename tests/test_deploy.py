@@ -521,6 +521,7 @@ def test_bad_onnx(place, exported, tmp_path, monkeypatch):
 # The command
 
 def test_command(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv('COLUMNS', '300')  # a path of any length in one row
     root, _, model = place
     f = str(one(place))
     p = model.predict(f)
