@@ -171,7 +171,7 @@ def export(
 # %% ../nbs/foundations/classroom.ipynb #c1a55e06
 PLANS = {
     'A day': {'Morning': '01 02', 'Afternoon': '03'},
-    'A week': {'Monday': '00 01 02', 'Tuesday': '03 04 05', 'Wednesday': '06 08 15', 'Thursday': '12 13 14', 'Friday': '17 industrial'},
+    'A week': {'Monday': '00 01 02', 'Tuesday': '03 04 05', 'Wednesday': '06 08 09', 'Thursday': '12 13 14', 'Friday': '17 industrial'},
     'A term of fourteen weeks': {str(i): o for i,o in enumerate('00 01 02 03 04 05 06 07 08 09 10 13 16 12'.split(), 1)}}
 _aims = {'A day': 'Who has never trained a network reads the primer, 00, the evening before. The last hour belongs to `tlcourse try` on pictures that people have brought.',
          'A week': 'From the first frozen feature to a whole case; on Friday afternoon `tlcourse try` answers for data that people have brought.',
