@@ -90,7 +90,7 @@ def _head(nb, titles, at):
     first = nb['cells'][0]
     entries = dict(re.findall(r'^- (\w+):[ \t]*(.*?)\s*$', first['source'], re.M))
     before = [f'[{titles[o]}]({at}{o}.ipynb)' for o in re.findall(r'\w+', entries.get('prerequisites', '')) if o in titles]
-    parts = [f'about {learning_minutes(nb)} minutes', f"the cells run in {entries['minutes']} minutes" if 'minutes' in entries else '',
+    parts = [f'about {learning_minutes(nb)} minutes', f"the cells run in {entries['minutes']} minute{'s'*(entries['minutes'] != '1')}" if 'minutes' in entries else '',
              f"downloads {entries['download']} once" if entries.get('download', '0')[:1] not in '0' else '', f"before this: {', '.join(before)}" if before else '']
     rest = re.sub(r'^- \w+:.*\n?', '', first['source'], flags=re.M).strip()
     return dict(first, source=f"{rest}\n\n*{' · '.join(o for o in parts if o)}*")
