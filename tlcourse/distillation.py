@@ -61,8 +61,7 @@ def train(
             t = [o[i] for o in target] if isinstance(target, (list, tuple)) else target[i]
             opt.zero_grad()
             loss(model(change(x[i]) if change else x[i]), t).backward()
-            opt.step()
-            cycle.step()
+            opt.step(), cycle.step()
     return model.eval()
 
 # %% ../nbs/lessons/18_distillation_and_multitask.ipynb #e70a2083
