@@ -237,12 +237,15 @@ def _modes(device):
     kinds = sorted({'cpu', device.type})
     return [(o, torch.is_autocast_enabled(o), str(torch.get_autocast_dtype(o))) for o in kinds] + [torch.get_float32_matmul_precision(), torch.__version__]
 
-def _key(body, dl, device, split, *more):
-    "The name of a set of features; None, with a warning, if something that decides about them cannot be told apart."
-    pipes = [_tfms(getattr(dl, o), split) for o in ('after_item', 'before_batch', 'after_batch')]
+def _key(body, dl, device, split, *more, needed=False):
+    "The name of a set of features; None, with a warning, if something that decides about them cannot be told apart; an error where it is needed."
+    steps = [getattr(dl, o) if isinstance(getattr(dl, o), Pipeline) else vars(dl).get(o) for o in ('after_item', 'before_batch', 'after_batch')]
+    pipes = [_tfms(o, split) if isinstance(o, Pipeline) else o for o in steps]
     try: return digest([3, body, contents(dl.dataset, split), pipes, batching(dl), _modes(device), device.type, *more], {id(dl): (b'loader', dl)}).hex()
     except (TypeError, AttributeError, RecursionError, RuntimeError, ValueError) as e:
-        warnings.warn(f'extract: these features are not kept on disk, as what they depend on cannot be compared ({first_line(e)}).', stacklevel=4)
+        why = f'what they depend on cannot be compared ({first_line(e)}).'
+        if needed: raise FeatureError(f'extract: these features cannot go to a folder, as {why}') from None
+        warnings.warn(f'extract: these features are not kept on disk, as {why}', stacklevel=4)
 
 # %% ../nbs/foundations/features.ipynb #7baf7a1d
 class _Half(nn.Module):
@@ -378,36 +381,57 @@ def extract(
     progress:bool=True,      # show a bar, where somebody watches?
     backend:str='torch',     # what runs the network: or 'openvino', 'onnx', 'auto' (`pip install 'tlcourse[fast]'`)
     dtype:str='float32',     # or 'bfloat16': faster where the processor has it, and 2 to 3 digits; features are float32 anyway
-) -> Features:               # a list of them for a list of layers
+    to:str|Path=None,        # a folder to write Parquet files to, for more than fits in memory (`pip install 'tlcourse[scale]'`)
+    shard:int=4096,          # items a file, with `to`
+    part:tuple=(0, 1),       # with `to`: this process's share of the files, and of how many, such as (1, 2)
+) -> Features:               # a list of them for a list of layers; with `to` the folder, as a Path
     """Features of every item of `dl`, in order, by one pass in evaluation mode. Interrupted, it goes on next time. Raises `FeatureError`, one line.
 
     Features on disk are taken if the fingerprint is the same: of the network's weights, settings and code; of the items, of files by size and time;
     of the transforms and of what they look up in your notebook; of how batches are made; of autocast, backend and dtype. Eight items, spread over the
     set, are then run again and must agree, or all are. Another backend is compared with torch on the first batch; where it cannot run the network or says
     something else, one line tells so and torch runs it. 'auto' takes OpenVINO where it is installed, has four seconds or more to go, and is faster.
-    Labels are always read from the data set. Not seen: a change outside of these, such as an environment variable, that spares the eight; with
+    With `to`, no more than one file is held in memory, and after an interruption, a crash or a kill the files that are missing are made; `shards.batches`
+    reads them. Labels are always read from the data set. Not seen: a change outside of these, such as an environment variable, that spares the eight; with
     cache=False nothing is taken from disk or put there."""
     model, way = unwrap(model), _way(backend, dtype)
     _check(model, dl, views)
+    if to is not None and views: raise FeatureError('extract: views of a picture go to memory only; leave out views or to.')
     several, split, k = isinstance(layer, (list, tuple, range)), 0 if views else 1, views or 1
     with no_random(), dl.dataset.set_split_idx(split) if hasattr(dl.dataset, 'set_split_idx') else nullcontext():
         order, layers = _order(dl), list(layer) if several else None if layer is None else [layer]
         copy, shared = _copy(model)
         body, n = featurizer(copy, layers), k*dl.n
+        if to is not None: return _into(to, shard, part, [f'x{i}' for i in layers] if several else ['x'], body, shared, dl, seed, bs, fold, compile, progress, way)
         return _features(*_got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress, way), order, _vocab(dl), views, several)
 
 def _vocab(dl): return [str(o) for o in getattr(dl, 'vocab', None) or []]
 
 # %% ../nbs/foundations/features.ipynb #d33a5676
-def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress, way):
-    "Features from disk or from a run, and the labels."
+def _begin(body, shared, dl, order, split, seed, bs):
+    "What gives batches; a few items and their labels; the network on their device, and whether others hold it; the device and the type of numbers."
     def batches(order, k, start, stop, bs=bs, workers=0): return _batches(dl, order, split, k, start, stop, bs, seed, workers)
-    def look(at): return next(batches([order[i] for i in at], 1, 0, len(at), len(at)))
-    y, (first, label) = _own_labels(dl), look(_spread(dl.n))
+    at = [order[i] for i in _spread(len(order))]
+    first, label = next(batches(at, 1, 0, len(at), len(at)))
     device = next((x.device for x in first if isinstance(x, torch.Tensor)), torch.device('cpu'))
     dtype = next((p.dtype for p in body.parameters() if p.is_floating_point()), None)
     if any(p.device != device for p in body.parameters()): body, shared = deepcopy(body).to(device), False
-    precision, first = _precision(device, dtype), [_to(x, None, dtype) for x in first]
+    return batches, [_to(x, None, dtype) for x in first], label, body, shared, device, dtype
+
+def _runtime(way, device, precision):
+    "Other runtimes are chosen by themselves only on a CPU and in float32."
+    return ('torch', way[1]) if way[0] == 'auto' and (device.type != 'cpu' or precision != torch.float32) else way
+
+def _nhwc(body, shared):
+    "`body` with its convolutions laid out channels last."
+    return (deepcopy(body) if shared else body).to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in body.parameters()) else body
+
+def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, compile, progress, way):
+    "Features from disk or from a run, and the labels."
+    y = _own_labels(dl)
+    batches, first, label, body, shared, device, dtype = _begin(body, shared, dl, order, split, seed, bs)
+    def look(at): return next(batches([order[i] for i in at], 1, 0, len(at), len(at)))
+    precision = _precision(device, dtype)
     key = _key(body, dl, device, split, k, fold, way, *[seed, bs]*(split == 0), *[order]*isinstance(order, list)) if cache else None
 
     def seen(): return torch.cat([o.float() for o in body(*first)], 1).cpu()
@@ -425,8 +449,7 @@ def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, com
     done = len(old['x']) if old else 0
     if done == n: return old, y
     also = {} if way[1] == 'float32' else dict(seen=old['seen'] if old else seen().numpy())
-    if way[0] == 'auto' and (device.type != 'cpu' or precision != torch.float32): way = 'torch', way[1]
-    if any(p.ndim == 4 for p in body.parameters()): body = (deepcopy(body) if shared else body).to(memory_format=torch.channels_last)
+    way, body = _runtime(way, device, precision), _nhwc(body, shared)
     workers = 0 if views else dl.fake_l.num_workers
     run = _run(_ready(body, first, fold), batches(order, k, done, n, workers=workers), done, n, bs, compile, progress, isinstance(order, list), dtype, way)
     got = _collect(key, old, n, run, also)
@@ -435,6 +458,42 @@ def _got(body, shared, dl, order, split, views, k, n, seed, bs, fold, cache, com
     else: y, key = read, None # a transform of batches makes other labels: run each time
     if key: _store.put(key, **got)
     return got, y
+
+# %% ../nbs/foundations/features.ipynb #2ab1c06e
+def _shard_order(dl, group, shards):
+    "The items of some shards, longest first in each where the loader knows lengths."
+    res = getattr(dl, 'res', None)
+    return [i for s in group for i in (shards.items(s) if res is None or len(res) != dl.n else sorted(shards.items(s), key=lambda i: -res[i]))]
+
+def _cut(run, sizes):
+    "What `run` yields, in pieces of these sizes."
+    xs, ys, have, sizes = [], [], 0, list(sizes)
+    for x, y, widths in run:
+        xs.append(x); ys.append(y)
+        have += len(x)
+        while sizes and have >= sizes[0]:
+            x, y, m = np.concatenate(xs), None if ys[0] is None else np.concatenate(ys), sizes.pop(0)
+            yield x[:m], None if y is None else y[:m], widths
+            xs, ys, have = [x[m:]], [None if y is None else y[m:]], have - m
+    if sizes or have: raise FeatureError('extract: the DataLoader did not give as many items as it has; it must not skip any.')
+
+def _into(to, shard, part, names, body, shared, dl, seed, bs, fold, compile, progress, way):
+    "Write to a folder the shards that are missing there."
+    from tlcourse.shards import Shards
+    batches, first, _, body, shared, device, dtype = _begin(body, shared, dl, range(dl.n), 1, seed, bs)
+    shards = Shards(to, _key(body, dl, device, 1, fold, way, needed=True), dl.n, shard, _vocab(dl))
+    body = _ready(_nhwc(body, shared), first, fold)
+    way, todo, varied = _runtime(way, device, _precision(device, dtype)), shards.missing(part), getattr(dl, 'res', None) is not None
+    for some in range(0, len(todo), 256):
+        group = todo[some:some + 256]
+        order = _shard_order(dl, group, shards)
+        run = _run(body, batches(order, 1, 0, len(order), workers=dl.fake_l.num_workers), 0, len(order), bs, compile, progress, varied, dtype, way)
+        for s, (x, y, widths) in zip(group, _cut(run, [len(shards.items(s)) for s in group])):
+            item, order = np.asarray(order[:len(x)]), order[len(x):]
+            at = np.argsort(item)
+            found = dict(zip(names, np.split(x[at], np.cumsum(widths)[:-1], 1))) | ({} if y is None else dict(y=_stack(y)[at]))
+            shards.write(s, item[at], **found)
+    return shards.folder
 
 # %% ../nbs/foundations/features.ipynb #8a55be00
 def _flat(f, name):
