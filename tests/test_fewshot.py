@@ -117,7 +117,7 @@ def test_icons():
     (lambda: judge(lambda *o: 0, []), 'no episodes'), (lambda: split_classes(np.zeros(4)), 'empty'), (lambda: Prototypes('manhattan'), 'distance'),
     (lambda: Prototypes(temperature=0), 'above 0'), (lambda: Whiten(2), 'from 0 to 1'), (lambda: Whiten().fit(X[:3], [0, 1, 2]), 'two items'), (lambda: choose(X, 0), '1 to 120'),
     (lambda: choose(X, 3, 'best'), 'kmeans'), (lambda: embed(['a', '']), 'empty'), (lambda: zero_shot(['a text'], ['one']), 'two classes'),
-    (lambda: icons(5), 'four fonts'), (lambda: icons(px=2), '8 pixels')])
+    (lambda: icons(5), 'four fonts'), (lambda: icons(px=2), '8 pixels'), (lambda: icons(px=8, n=0), '1 to 206'), (lambda: icons(px=8, n=207), '206 names')])
 def test_one_line_for_what_is_wrong(wrong, says):
     with pytest.raises(ValueError, match=says) as e: wrong()
     assert isinstance(e.value, TLCourseError) and '\n' not in str(e.value)

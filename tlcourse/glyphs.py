@@ -50,6 +50,8 @@ def icons(
     styles:bool=True,    # all styles, or the filled one alone
     ink:float=.75,       # share of the side that the longer side of the sign takes
     dark:bool=True,      # black on white, or white on black
+    n:int=None,          # of these names, drawn by lot; default all
+    seed:int=0,          # of the lot
 ) -> list:               # of `Icon`, by name, font and style
     "Icons that several designers have drawn."
     if not 1 <= fonts <= 4: raise GlyphError(f'fonts={fonts}: give 1 to 4; there are four fonts.')
@@ -60,7 +62,10 @@ def icons(
     ends = {f: s['filled'] for f,s in STYLES.items()}
     named = {f: {k.removesuffix(e) for k in codes[f] if k.endswith(e)} for f,e in ends.items()}
     often = Counter(k for o in named.values() for k in o)
-    found = [(k, f, s, codes[f][k + e]) for k in sorted(k for k,n in often.items() if n >= fonts) for f in STYLES if k in named[f]
+    names = sorted(k for k,n in often.items() if n >= fonts)
+    if n is not None and not 1 <= n <= len(names): raise GlyphError(f'n={n}: {fonts} fonts or more share {len(names)} names; give 1 to {len(names)}.')
+    if n is not None: names = sorted(np.random.default_rng(seed).permutation(names)[:n].tolist())
+    found = [(k, f, s, codes[f][k + e]) for k in names for f in STYLES if k in named[f]
              for s,e in STYLES[f].items() if k + e in codes[f] and (styles or s == 'filled')]
     return [Icon(k, f, s, _draw(faces[f], chr(int(c, 16)), px, ink, dark)) for k,f,s,c in found]
 
