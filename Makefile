@@ -74,13 +74,13 @@ clean:
 	@touch $@
 
 .venv/.lab: .venv/.course
-	@echo 'Installing what the lessons on text and speech and the export need'
-	@$(UV) -e '.[text,speech,deploy,fairness,medical]'
+	@echo 'Installing what the lessons on text, speech, export and frameworks need'
+	@$(UV) -e '.[text,speech,deploy,fairness,medical,frameworks]'
 	@touch $@
 
 .venv/.dev: .venv/.course
 	@echo 'Installing what the tests need'
-	@$(UV) -e '.[dev,text,speech,deploy,fairness,medical,site]'
+	@$(UV) -e '.[dev,text,speech,deploy,fairness,medical,frameworks,site]'
 	@touch $@
 
 .venv/.browser: .venv/.dev

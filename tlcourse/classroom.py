@@ -175,7 +175,7 @@ PLANS = {
     'A term of fourteen weeks': {str(i): o for i,o in enumerate('00 01 02 03 04 05 06 07 08 09 10 13 16 12'.split(), 1)}}
 _aims = {'A day': 'Who has never trained a network reads the primer, 00, the evening before. The last hour belongs to `tlcourse try` on pictures that people have brought.',
          'A week': 'From the first frozen feature to a whole case; on Friday afternoon `tlcourse try` answers for data that people have brought.',
-         'A term of fourteen weeks': 'One lesson a week, 90 minutes together. 11, 14, 15, 17 and the cases are for projects in groups.'}
+         'A term of fourteen weeks': 'One lesson a week, 90 minutes together. 11, 14, 15, 17, 19 and the cases are for projects in groups.'}
 
 def syllabus() -> str: # Markdown, one page
     "Plans for a day, a week and a term, with the minutes of each lesson. Raises `ClassError` in a course that lacks one of them."
