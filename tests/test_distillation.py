@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tlcourse import TLCourseError
-from tlcourse.distillation import Distill, MultiHead, Uncertainty, conflict, distillation, merge, renormalized, task_losses, train
+from tlcourse.averages import merge
+from tlcourse.distillation import Distill, distillation, renormalized
+from tlcourse.loop import train
+from tlcourse.multitask import MultiHead, Uncertainty, conflict, task_losses
 
 
 def net(seed=0, n_out=4):

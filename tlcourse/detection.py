@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from . import backbones
 from .core import TLCourseError, document
 from .frozen import PersonBody
+from .loop import descend, two_rates
 from .segmentation import Decoder, as_input, maps, pyramid
 
 # %% ../nbs/foundations/detection.ipynb #9b64967e
@@ -213,25 +214,17 @@ def train(
 ) -> list:             # the loss of each step
     "Train with AdamW and a one-cycle schedule. Raises `DetectionError`."
     if len(images) != len(truth) or not len(images): raise DetectionError(f'there are {len(images)} pictures and boxes of {len(truth)}; give both for each picture.')
-    x, rng, losses = as_input(model.body, images), np.random.default_rng(seed), []
+    x, rng = as_input(model.body, images), np.random.default_rng(seed)
     goal = [torch.stack(o) for o in zip(*(targets(b, l, len(model.names), x.shape[-2:]) for b,l in truth))]
     rest = [p for k,p in model.named_parameters() if not k.startswith('body.')]
-    groups = [dict(params=rest, lr=lr)] + [dict(params=[*model.body.parameters()], lr=body_lr)]*(body_lr > 0)
-    opt = torch.optim.AdamW(groups, weight_decay=.01)
-    plan = torch.optim.lr_scheduler.OneCycleLR(opt, [g['lr'] for g in groups], total_steps=steps)
+    groups = two_rates(rest, model.body.parameters(), lr, body_lr)
     model.train()
     model.body.train(bool(train_bn and body_lr))
-    for p in model.body.parameters(): p.requires_grad_(body_lr > 0)
     kept = None if body_lr else _maps_of(model.body, x)
-    for _ in range(steps):
+    def batch():
         i = torch.as_tensor(rng.choice(len(x), min(bs, len(x)), replace=False))
-        out = model.head([m[i] for m in kept]) if kept else model(x[i])
-        l = loss(*out, [g[i] for g in goal])
-        opt.zero_grad()
-        l.backward()
-        opt.step()
-        plan.step()
-        losses.append(l.item())
+        return loss(*(model.head([m[i] for m in kept]) if kept else model(x[i])), [g[i] for g in goal])
+    losses = descend(groups, batch, steps)
     model.eval()
     model.seen = len(images)
     return losses

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from . import backbones, pictures
 from .assets import fetch
 from .core import TLCourseError, document, first_line
+from .loop import descend, two_rates
 
 # %% ../nbs/foundations/segmentation.ipynb #0efa0945
 class SegmentationError(TLCourseError, ValueError):
@@ -139,6 +140,7 @@ def pyramid(
     own, have = body.state_dict(), whole.state_dict()
     if odd := [k for k,v in own.items() if k not in have or have[k].shape != v.shape]: raise SegmentationError(f'{name}: its maps need {odd[0]}, which the weights lack; take another network.')
     body.load_state_dict({k: have[k] for k in own})
+    for o in filter(backbones.Depthwise.fits, body.modules()): o.__class__ = backbones.Depthwise
     body.strides, body.channels, body.name = strides, body.feature_info.channels(), name
     body.pretrained_cfg = whole.pretrained_cfg
     return body.to(memory_format=torch.channels_last).eval()
@@ -266,25 +268,18 @@ def train(
 ) -> list:               # the loss of each step
     "Train on random squares, flipped and turned. Raises `SegmentationError`."
     if len(images) != len(targets): raise SegmentationError(f'there are {len(images)} pictures and {len(targets)} masks; give one mask for each.')
-    x, rng, losses = [as_input(model.body, o)[0] for o in images], np.random.default_rng(seed), []
+    x, rng = [as_input(model.body, o)[0] for o in images], np.random.default_rng(seed)
     y = [torch.as_tensor(check_mask(np.asarray(t) + 1, o.shape[1:], name=f'mask {i} (plus 1)') - 1) for i,(o,t) in enumerate(zip(x, targets))]
     if not any((t >= 0).any() for t in y): raise SegmentationError('no pixel has a label; all are -1.')
     weight = None if weight is None else torch.as_tensor(np.asarray(weight, dtype=np.float32))
     side = min(crop, *(s for o in x for s in o.shape[1:]))
-    groups = [dict(params=[*model.head.parameters()], lr=lr)] + [dict(params=[*model.body.parameters()], lr=body_lr)]*(body_lr > 0)
-    opt = torch.optim.AdamW(groups, weight_decay=.01)
-    plan = torch.optim.lr_scheduler.OneCycleLR(opt, [g['lr'] for g in groups], total_steps=steps)
-    for p in model.body.parameters(): p.requires_grad_(body_lr > 0)
+    groups = two_rates(model.head.parameters(), model.body.parameters(), lr, body_lr)
     model.head.train()
     model.body.train(bool(train_bn and body_lr))
-    for _ in range(steps):
+    def loss():
         xs, ys = zip(*(_square(x, y, side, rng) for _ in range(bs)))
-        loss = F.cross_entropy(model(torch.stack(xs)), torch.stack(ys), weight, ignore_index=-1)
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        plan.step()
-        losses.append(loss.item())
+        return F.cross_entropy(model(torch.stack(xs)), torch.stack(ys), weight, ignore_index=-1)
+    losses = descend(groups, loss, steps)
     model.eval()
     model.seen = len(images)
     return losses

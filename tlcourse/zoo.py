@@ -19,6 +19,7 @@ from . import backbones, hub, pictures
 from .assets import offline
 from .core import TLCourseError, document, first_line
 from .detection import check_boxes, check_labels
+from .loop import descend, has_statistics, two_rates
 from .segmentation import check_mask
 
 # %% ../nbs/foundations/zoo.ipynb #f86ae7eb
@@ -129,7 +130,8 @@ def _tensor(picture): return torch.from_numpy(np.array(picture)).permute(2, 0, 1
 
 class PublishedDetector(nn.Module):
     "A detector of torchvision or Transformers that takes and gives boxes as the course does."
-    extra = 1  # output besides the classes: the background, or no object
+    extra, task = 1, 'ObjectDetection'  # output besides the classes: the background, or no object
+    transforms = staticmethod(lambda card: None) # torchvision's detectors prepare pictures themselves
     def __init__(self, net, names, prepare=None): super().__init__(); self.net, self.names, self.prepare = net, tuple(names), prepare
 
     def _inputs(self, picture): return self.prepare(images=picture, return_tensors='pt')['pixel_values']
@@ -170,6 +172,14 @@ class PublishedDetector(nn.Module):
                 res.append((boxes[ok], score[ok], label[ok]))
         return res
 
+def _published(kind, known, name, names, weights, pretrained, seed):
+    "A network from one of the two houses, with the names of its classes."
+    if name.startswith('hf:'): return kind(*_hf(name, kind.task, weights, pretrained, seed))
+    net, called, card = _torchvision(name, known, names, weights, pretrained, seed)
+    called = called[kind.extra:]
+    if names is not None and len(names) != len(called): raise ZooError(f'{name}: there are {len(names)} names and {len(called)} classes in the weights; give one name for each, or exchange the head with new_head.')
+    return kind(net.eval(), called if names is None else names, kind.transforms(card))
+
 def detector(
     name:str,              # 'torchvision:' and one of `DETECTORS`, or 'hf:REPO or folder', such as 'hf:hustvl/yolos-tiny'
     names=None,            # of the classes of your own file of weights
@@ -178,20 +188,13 @@ def detector(
     seed:int=0,            # of random weights
 ) -> PublishedDetector:
     "A published detector. Raises `ZooError`."
-    if name.startswith('hf:'):
-        net, called, prepare = _hf(name, 'ObjectDetection', weights, pretrained, seed)
-        return PublishedDetector(net, called, prepare)
-    net, called, _ = _torchvision(name, DETECTORS, names, weights, pretrained, seed)
-    return PublishedDetector(net.eval(), _called(names, called[1:], name))
-
-def _called(names, known, name):
-    if names is not None and len(names) != len(known): raise ZooError(f'{name}: there are {len(names)} names and {len(known)} classes in the weights; give one name for each, or exchange the head with new_head.')
-    return known if names is None else list(names)
+    return _published(PublishedDetector, DETECTORS, name, names, weights, pretrained, seed)
 
 # %% ../nbs/foundations/zoo.ipynb #f3fcab2e
 class PublishedSegmenter(nn.Module):
     "A segmenter of torchvision or Transformers that takes pictures of any size and gives masks of that size."
-    extra = 0
+    extra, task = 0, 'SemanticSegmentation'
+    transforms = staticmethod(lambda card: card.transforms())
     def __init__(self, net, names, prepare): super().__init__(); self.net, self.names, self.prepare = net, tuple(names), prepare
 
     def scores(self, picture): # [1, classes, h, w] of a PIL image
@@ -224,11 +227,7 @@ def segmenter(
     seed:int=0,            # of random weights
 ) -> PublishedSegmenter:
     "A published segmenter. Raises `ZooError`."
-    if name.startswith('hf:'):
-        net, called, prepare = _hf(name, 'SemanticSegmentation', weights, pretrained, seed)
-        return PublishedSegmenter(net, called, prepare)
-    net, called, card = _torchvision(name, SEGMENTERS, names, weights, pretrained, seed)
-    return PublishedSegmenter(net.eval(), _called(names, called, name), card.transforms())
+    return _published(PublishedSegmenter, SEGMENTERS, name, names, weights, pretrained, seed)
 
 # %% ../nbs/foundations/zoo.ipynb #11c59481
 def train(
@@ -246,21 +245,12 @@ def train(
     prefix = getattr(model.net, 'base_model_prefix', 'backbone') + '.'
     body = [p for k,p in model.net.named_parameters() if k.startswith(prefix)]
     rest = [p for k,p in model.net.named_parameters() if not k.startswith(prefix)]
-    groups = [dict(params=rest, lr=lr)] + [dict(params=body, lr=body_lr)]*(body_lr > 0)
-    opt, rng, losses = torch.optim.AdamW(groups, weight_decay=.01), np.random.default_rng(seed), []
-    plan = torch.optim.lr_scheduler.OneCycleLR(opt, [g['lr'] for g in groups], total_steps=steps)
-    for p in body: p.requires_grad_(body_lr > 0)
-    model.train()
-    for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and not train_bn: m.eval()
-    for _ in range(steps):
+    groups, rng = two_rates(rest, body, lr, body_lr), np.random.default_rng(seed)
+    for m in model.train().modules(): m.training = train_bn or not has_statistics(m)
+    def loss():
         i = rng.choice(len(images), min(bs, len(images)), replace=False)
-        l = model.loss([images[k] for k in i], [truth[k] for k in i])
-        opt.zero_grad()
-        l.backward()
-        opt.step()
-        plan.step()
-        losses.append(l.item())
+        return model.loss([images[k] for k in i], [truth[k] for k in i])
+    losses = descend(groups, loss, steps)
     model.eval()
     return losses
 
