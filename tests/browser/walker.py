@@ -27,8 +27,9 @@ SHOWN = """i => { const w = jupyterapp.shell.currentWidget.content.widgets[i]
     jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start').catch(() => {}); return false }"""
 RAN = """() => { const p = jupyterapp.shell.currentWidget
     return p.sessionContext.session?.kernel?.status === 'idle' && !p.content.widgets.some(w => w.model.sharedModel.executionState === 'running') }"""
-BEGAN = """([i, n]) => { const m = jupyterapp.shell.currentWidget.content.widgets[i].model
-    return m.sharedModel.executionState === 'running' || (m.executionCount ?? null) !== n }"""
+FORGET = "i => { jupyterapp.shell.currentWidget.content.widgets[i].model.executionCount = null }"  # a new kernel counts from 1 again
+BEGAN = """i => { const m = jupyterapp.shell.currentWidget.content.widgets[i].model
+    return m.sharedModel.executionState === 'running' || m.executionCount !== null }"""
 
 
 CONTRAST = """c => { // the least contrast of text on what is behind it, by WCAG's formula
@@ -68,10 +69,10 @@ class Notebook:
     def run(self, part):
         "Shift+Enter in a cell; the cell, when it is done."
         i = self.index(part)
-        n = self.cells[i]['count']
         self.go(part)
+        self.page.evaluate(FORGET, i)
         self.page.keyboard.press('Shift+Enter')
-        self.page.wait_for_function(BEGAN, arg=[i, n], timeout=60_000)
+        self.page.wait_for_function(BEGAN, arg=i, timeout=60_000)
         self.wait()
         return self.go(part)
 
