@@ -74,12 +74,12 @@ def ridge(
     "A linear probe by ridge regression, judged on each item by the fit to all others; the strength is chosen by their squared error."
     x = x - x.mean(0)
     (u, s2), n = spectrum(x), len(x)
+    kept = s2[:, None]/(s2[:, None] + s2.sum()/n*np.asarray(strengths)) # of each direction, by each strength
+    left = 1 - 1/n - (u*u)@kept
     def of(t):
-        best = np.inf,
-        for a in s2.sum()/n*np.asarray(strengths):
-            w = s2/(s2 + a)
-            left = 1 - 1/n - (u*u)@w
-            out = t - (t - t.mean(0) - (u*w)@(u.T@t))/left[:, None]
+        best, along, off = (np.inf,), u.T@t, t - t.mean(0)
+        for w, l in zip(kept.T, left.T):
+            out = t - (off - u@(w[:, None]*along))/l[:, None]
             if (loss := ((out - t)**2).sum()) < best[0]: best = loss, out
         return float((best[1].argmax(1) == t.argmax(1)).mean()), best[1]
     return of
