@@ -79,7 +79,7 @@ def drawn(folder):
     return folder, folder/'images'/'3.png', None
 
 
-def data_of(lesson): return drawn if lesson.stem[:2] == '17' else articles if lesson.stem[:2] == '11' else sentences if lesson.stem[:2] in ('08', '10') or lesson.stem == 'medical' or lesson.stem == 'documents' else recordings if lesson.stem[:2] == '09' else pictures
+def data_of(lesson): return drawn if lesson.stem[:2] == '17' else articles if lesson.stem[:2] == '11' else sentences if lesson.stem[:2] in ('08', '10', '21') or lesson.stem == 'medical' or lesson.stem == 'documents' else recordings if lesson.stem[:2] == '09' else pictures
 
 
 def run(code, cwd):
